@@ -1,0 +1,47 @@
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+BIN := .venv/bin
+
+help: ## What can be made here
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+install: .venv/ready ## A virtual environment in .venv with the `gateway` command
+
+.venv/ready: pyproject.toml requirements/runtime.txt requirements/dev.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+run: install ## A gateway, a demo upstream, a funded key, and a curl line to paste
+	$(BIN)/gateway dev
+
+test: install ## Every test, with counts that fit in minutes
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+test-browser: install ## The pages, in a real browser
+	@echo "no pages yet"
+
+torture: install ## The same guarantees with full counts (an hour)
+	TORTURE=1 $(BIN)/python -m pytest -n 1 tests/e2e
+
+check: install ## Lint, types, import directions, config
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/gateway check -c config.yaml
+
+fix: install ## Format, and mend what can be mended by itself
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: install ## Side by side with nginx, Envoy and a plain proxy
+	$(BIN)/python -m benchmarks
+
+lock: ## Pin every dependency anew, with hashes
+	$(BIN)/python -m pip install --quiet pip-tools
+	$(BIN)/pip-compile -q --generate-hashes --strip-extras --allow-unsafe --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --output-file requirements/runtime.txt pyproject.toml
+	$(BIN)/pip-compile -q --generate-hashes --strip-extras --allow-unsafe --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --extra test --extra check --constraint requirements/runtime.txt --output-file requirements/dev.txt pyproject.toml requirements/build.in
+
+.PHONY: help install run test test-browser torture check fix bench lock

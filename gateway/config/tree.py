@@ -1,0 +1,244 @@
+"""The config tree: every section, key, default and unit of config.yaml, in one place.
+
+Closed (an unknown key is an error) and frozen. What a field means is said by its docstring-description: the JSON
+Schema, docs/config.md and `gateway schema` come from here. Loading with positions is in load.py, checks across
+fields are in check.py.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
+
+Credits = Annotated[int, Field(strict=True, ge=0, le=1_000_000_000)]
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
+Bytes = Annotated[int, Field(strict=True, gt=0)]
+Port = Annotated[int, Field(strict=True, ge=0, le=65_535)]
+Method = Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
+ReleaseReason = Literal["unreachable", "timeout", "5xx", "4xx", "client_abort"]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class ServerSection(Section):
+    """Where the gateway listens, and the limits of what it reads."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on; 0.0.0.0 for all."""
+    port: Port = 8080
+    """TCP port; 0 takes a free one."""
+    workers: Annotated[int, Field(strict=True, ge=1, le=256)] = 1
+    """Processes that share the port. One core each."""
+    trusted_proxies: tuple[str, ...] = ()
+    """Addresses or networks whose X-Forwarded-* headers are believed and appended to."""
+    connections_max: Annotated[int, Field(strict=True, ge=1)] = 10_000
+    """Open connections per worker; more are answered 503."""
+    head_timeout_seconds: Seconds = 10
+    """A request's head must be complete in this time."""
+    head_max_bytes: Bytes = 16_384
+    """Request line and all header fields together."""
+    head_max_fields: Annotated[int, Field(strict=True, ge=1)] = 100
+    """Number of header fields."""
+    uri_max_bytes: Bytes = 8_192
+    """Length of the request target."""
+    body_max_bytes: Bytes = 10_485_760
+    """Request body; a route may set its own."""
+    body_idle_timeout_seconds: Seconds = 30
+    """Longest silence while a request body is read."""
+    write_timeout_seconds: Seconds = 30
+    """Longest time a caller may take no byte of the answer that waits for it."""
+    keep_alive_timeout_seconds: Seconds = 75
+    """How long an idle connection is kept."""
+    drain_timeout_seconds: Seconds = 30
+    """On SIGTERM, how long running calls may take to finish."""
+
+
+class AdminSection(Section):
+    """The separate listener for metrics. Never expose it to callers."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on."""
+    port: Port = 9464
+    """TCP port; 0 takes a free one."""
+
+
+class DatabaseSection(Section):
+    """Where keys, holds and the ledger are kept."""
+
+    url: SecretStr = SecretStr("sqlite:///data/gateway.db")
+    """sqlite:///relative/path.db or sqlite:////absolute/path.db."""
+
+
+class UnkeySection(Section):
+    """Unkey as the keeper of keys and credits."""
+
+    api_id: str
+    """The API's id at Unkey (api_…)."""
+    root_key: SecretStr
+    """A root key that may verify, create and update keys of this API."""
+    base_url: str = "https://api.unkey.com"
+    """Unkey's address."""
+
+
+class CreditsSection(Section):
+    """Who keeps keys and balances, and how holds are looked after."""
+
+    provider: Literal["local", "unkey"] = "local"
+    """local: the gateway's own database. unkey: Unkey's API."""
+    signup_credits: Credits = 100
+    """Credits a new user gets, once."""
+    hold_timeout_seconds: Seconds = 2
+    """Longest wait for the store when a key is checked; then 503."""
+    heartbeat_seconds: Seconds = 5
+    """How often a process says that it is alive."""
+    dead_after_seconds: Seconds = 20
+    """A process silent for so long is dead: a survivor ends its holds."""
+    unkey: UnkeySection | None = None
+    """Needed with provider: unkey."""
+
+
+class JwtSection(Section):
+    """The app's own tokens, so that its users can manage their keys."""
+
+    issuer: str
+    audience: str
+    jwks_url: str
+
+
+class IdentitySection(Section):
+    """Who may use the control plane."""
+
+    admin_token: SecretStr = SecretStr("")
+    """The app's back end and ops. Empty: nobody is admin."""
+    jwt: JwtSection | None = None
+    """Absent: no JWT is accepted."""
+
+
+class TlsSection(Section):
+    """How https targets are checked. Certificates are always verified."""
+
+    ca_file: str | None = None
+    """A PEM bundle to trust instead of the system's."""
+    server_name: str | None = None
+    """The name to verify instead of the target's host."""
+
+
+class UpstreamSection(Section):
+    """A service behind the gateway."""
+
+    targets: Annotated[tuple[str, ...], Field(min_length=1)]
+    """Base URLs, http:// or https://. A path in it is put before the call's path."""
+    transport: Literal["http1", "httpx"] = "http1"
+    """http1: our own fast client. httpx: slower, for HTTP/2 and outbound proxies."""
+    http2: bool = False
+    """Speak HTTP/2 where the target offers it (transport: httpx)."""
+    proxy_url: SecretStr | None = None
+    """Outbound proxy (transport: httpx)."""
+    trust_env: bool = False
+    """Take HTTP_PROXY and the like from the environment (transport: httpx)."""
+    connect_timeout_seconds: Seconds = 2
+    """Time to reach the target, TLS included."""
+    response_timeout_seconds: Seconds = 30
+    """Time from the request's last byte sent to the response's head."""
+    idle_timeout_seconds: Seconds = 60
+    """Longest silence inside a response body, or while the upstream takes no byte of the request."""
+    connections_max: Annotated[int, Field(strict=True, ge=1)] = 256
+    """Connections per target and worker."""
+    connection_wait_seconds: Seconds = 1
+    """Longest wait for a free connection; then 503 no-healthy-target."""
+    keep_alive_timeout_seconds: Seconds = 30
+    """How long an idle connection is kept; less than the target's own limit."""
+    response_head_max_bytes: Bytes = 65_536
+    """Status line and header fields of a response."""
+    tls: TlsSection = TlsSection()
+    """For https targets."""
+
+
+class SettledCost(Section):
+    """A cost that the upstream tells."""
+
+    hold: Annotated[int, Field(strict=True, ge=1, le=1_000_000_000)]
+    """Credits taken before the call: the most it can cost."""
+    settle: Annotated[str, Field(pattern=r"^[A-Za-z0-9-]+$")]
+    """Response header, or trailer when streaming, that tells the real cost."""
+
+
+class RouteSection(Section):
+    """What is sold: a path, where it goes, what it costs."""
+
+    path: str
+    """Literal, or with {name} for a segment and a last {name:path} for the rest."""
+    methods: Annotated[tuple[Method, ...], Field(min_length=1)]
+    """Methods that match."""
+    upstream: str
+    """Name of the upstream."""
+    cost: Credits | SettledCost | None = None
+    """Credits per call. 0: a key is needed, the call is free."""
+    public: bool = False
+    """No key, no credits."""
+    release_on: tuple[ReleaseReason, ...] = ("unreachable", "timeout", "5xx")
+    """Outcomes that give the credits back."""
+    body_max_bytes: Bytes | None = None
+    """Instead of the server's limit."""
+    strip_prefix: str = ""
+    """Taken off the front of the path before it is forwarded."""
+    websocket: bool = False
+    """Let WebSocket upgrades through; the credits are taken at the handshake."""
+
+
+class PackSection(Section):
+    """Credits for sale."""
+
+    id: str
+    name: str
+    credits: Annotated[int, Field(strict=True, ge=1, le=1_000_000_000)]
+    price_cents: Annotated[int, Field(strict=True, ge=1, le=99_999_999)]
+    currency: Annotated[str, Field(pattern=r"^[a-z]{3}$")]
+
+
+class StripeSection(Section):
+    """Stripe, where credits are bought by card."""
+
+    secret_key: SecretStr
+    publishable_key: SecretStr = SecretStr("")
+    webhook_secret: SecretStr
+    base_url: str = "https://api.stripe.com"
+
+
+class BillingSection(Section):
+    """What credits cost in money. Without `stripe` the billing routes answer 503."""
+
+    packs: tuple[PackSection, ...] = ()
+    stripe: StripeSection | None = None
+    success_url: str | None = None
+    cancel_url: str | None = None
+
+
+class LogSection(Section):
+    """What is written to standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least severe level written."""
+    format: Literal["auto", "line", "json"] = "auto"
+    """auto: lines on a terminal, JSON otherwise."""
+    access: bool = True
+    """One record per call."""
+
+
+class Config(Section):
+    """The whole of config.yaml."""
+
+    server: ServerSection = ServerSection()
+    admin: AdminSection | None = AdminSection()
+    database: DatabaseSection = DatabaseSection()
+    credits: CreditsSection = CreditsSection()
+    identity: IdentitySection = IdentitySection()
+    upstreams: dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")], UpstreamSection] = Field(
+        default_factory=dict
+    )
+    routes: tuple[RouteSection, ...] = ()
+    billing: BillingSection = BillingSection()
+    log: LogSection = LogSection()

@@ -1,0 +1,126 @@
+"""The port to whoever keeps keys and balances, and the words of the domain.
+
+One contract suite (tests/credits) runs against every provider on every database.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+CREDITS_MAX = 1_000_000_000
+"""Credits are whole numbers from 0 to this (design: room for every business, none for an overflow)."""
+
+
+class Hold:
+    """Credits taken for one call. It ends exactly once: settled or released.
+
+    `available` is what the key can still spend after this hold; None for an unlimited key.
+    `id` is 0 where nothing was taken (a free route): such a hold needs no end, and ending it does nothing.
+    """
+
+    __slots__ = ("available", "cost", "id", "key", "key_id", "user_id")
+
+    def __init__(self, id: int, key: int, key_id: str, user_id: str, cost: int, available: int | None) -> None:
+        self.id = id
+        self.key = key
+        self.key_id = key_id
+        self.user_id = user_id
+        self.cost = cost
+        self.available = available
+
+
+@dataclass(frozen=True, slots=True)
+class Balance:
+    """What a key can spend (None: unlimited) and what its open holds keep, in credits."""
+
+    key_id: str
+    user_id: str
+    available: int | None
+    held: int
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """A key's public side. The secret is shown once, when it is made; only its SHA-256 is stored.
+
+    Times are Unix milliseconds.
+    """
+
+    key_id: str
+    user_id: str
+    name: str | None
+    start: str
+    available: int | None
+    held: int
+    enabled: bool
+    created_at: int
+    expires_at: int | None
+    revoked_at: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One row of the append-only ledger. `id` grows with time; `created_at` is Unix milliseconds."""
+
+    id: int
+    kind: str
+    amount: int
+    balance_after: int | None
+    route: str | None
+    request_id: str | None
+    reason: str | None
+    reference: str | None
+    created_at: int
+
+
+class CreditsProvider(Protocol):
+    """Keys and credits. Every method raises CreditsUnavailable within its deadline when the store does not answer."""
+
+    async def hold(self, api_key: bytes, cost: int, route: str, request_id: str) -> Hold:
+        """Check the key and take `cost`, durable on return.
+
+        Raises InvalidKey, KeyDisabled, KeyExpired, OutOfCredits, CreditsUnavailable. A caller cancelled while it
+        waits leaves no hold behind.
+        """
+
+    async def settle(self, hold: Hold, cost: int, reason: str = "") -> None:
+        """End the hold, keeping `cost` of it (0..hold.cost) and giving the rest back; durable on return.
+
+        Raises HoldLost when the hold was already ended by recovery (this process was taken for dead).
+        Cancelling the wait does not undo the settlement.
+        """
+
+    async def keep(self, hold: Hold) -> None:
+        """The upstream has answered but the cost is known only later: if the process dies now, recovery settles the
+        hold whole instead of releasing it. Durable on return; raises HoldLost as `settle` does."""
+
+    async def release(self, hold: Hold, reason: str) -> None:
+        """End the hold, giving all of it back; durable on return. `reason` goes into the key's history."""
+
+    async def balance(self, key_id: str) -> Balance | None: ...
+
+    async def grant(self, key_id: str, amount: int, kind: str, reason: str, reference: str) -> Entry:
+        """Add (or with a negative `adjustment`, take) credits once per `reference`; a repeat returns the first entry.
+
+        Raises Invalid, Conflict (same reference, other content)."""
+
+    async def create(
+        self, user_id: str, *, credits: int | None, name: str | None = None, expires_at: int | None = None
+    ) -> tuple[str, ApiKey]:
+        """A new key: its secret (shown this once) and its public side. `credits` None makes it unlimited."""
+
+    async def get(self, key_id: str) -> ApiKey | None: ...
+
+    async def list(self, user_id: str | None = None, *, after: str = "", limit: int = 100) -> Sequence[ApiKey]: ...
+
+    async def history(self, key_id: str, *, before: int | None = None, limit: int = 50) -> Sequence[Entry]:
+        """Entries, newest first, older than the entry id `before`."""
+
+    async def revoke(self, key_id: str) -> bool: ...
+
+    async def rotate(self, key_id: str) -> tuple[str, ApiKey] | None:
+        """A new secret under the same key_id and balance; the old one stops at once."""
+
+    async def aclose(self) -> None: ...

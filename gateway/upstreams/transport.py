@@ -1,0 +1,81 @@
+"""The port through which the proxy speaks to an upstream, and the words it uses.
+
+Two adapters exist, held by one contract suite (tests/upstreams): `http1` (our own client over httptools, the hot
+path) and `httpx` (for HTTP/2 and outbound proxies).
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Protocol
+
+Headers = list[tuple[bytes, bytes]]
+"""Field lines in order, names in lower case, values without surrounding white space."""
+
+
+class UpstreamRequest:
+    """One request as it goes upstream.
+
+    `target` is the raw request target (path and query) sent byte for byte after the target's base path.
+    `headers` are end-to-end only and complete but for Host and the framing (Content-Length or Transfer-Encoding),
+    which the transport writes. `body` is all of it, or an iterator when it streams; `content_length` is the length
+    the caller declared, or None for a chunked body. `upgrade` asks for a switch of protocols (b"websocket").
+    """
+
+    __slots__ = ("body", "content_length", "headers", "method", "target", "upgrade")
+
+    def __init__(
+        self,
+        method: bytes,
+        target: bytes,
+        headers: Headers,
+        body: bytes | AsyncIterator[bytes] = b"",
+        content_length: int | None = None,
+        upgrade: bytes = b"",
+    ) -> None:
+        self.method = method
+        self.target = target
+        self.headers = headers
+        self.body = body
+        self.content_length = content_length
+        self.upgrade = upgrade
+
+
+class UpstreamResponse(Protocol):
+    """An upstream's final answer: its head, and the body as it comes.
+
+    `body` holds the whole body when it arrived together with the head (then `read` need not be called, `trailers`
+    are final and the connection is already back in the pool); otherwise it is None and `read` streams it.
+    Exactly one of: read to the end, or `aclose`; `aclose` after the end does nothing.
+    """
+
+    status: int
+    headers: Headers
+    content_length: int | None
+    body: bytes | None
+    trailers: Headers
+
+    async def read(self) -> bytes:
+        """The next bytes as they arrive, b"" at the end. Raises UpstreamError if the body is cut, late or broken."""
+
+    async def write(self, chunk: bytes) -> None:
+        """Send raw bytes after a 101, with back-pressure."""
+
+    async def aclose(self) -> None:
+        """Give the answer up: a connection with unread bytes is closed, never reused."""
+
+
+class Transport(Protocol):
+    """Sends requests to one named upstream."""
+
+    name: str
+
+    async def send(self, request: UpstreamRequest) -> UpstreamResponse:
+        """The response head (1xx dropped), within the upstream's deadlines.
+
+        Raises UpstreamUnreachable, UpstreamTimeout, BadUpstreamResponse or NoHealthyTarget, each saying whether the
+        request may have been executed. Cancelling it closes the connection in use.
+        """
+
+    async def aclose(self) -> None:
+        """Close every connection."""
