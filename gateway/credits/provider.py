@@ -5,9 +5,11 @@ One contract suite (tests/credits) runs against every provider on every database
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
+
+from gateway.errors import CreditsUnavailable
 
 CREDITS_MAX = 1_000_000_000
 """Credits are whole numbers from 0 to this (design: room for every business, none for an overflow)."""
@@ -20,15 +22,18 @@ class Hold:
     `id` is 0 where nothing was taken (a free route): such a hold needs no end, and ending it does nothing.
     """
 
-    __slots__ = ("available", "cost", "id", "key", "key_id", "user_id")
+    __slots__ = ("available", "cost", "id", "key_id", "user_id")
 
-    def __init__(self, id: int, key: int, key_id: str, user_id: str, cost: int, available: int | None) -> None:
+    def __init__(self, id: int, key_id: str, user_id: str, cost: int, available: int | None) -> None:
         self.id = id
-        self.key = key
         self.key_id = key_id
         self.user_id = user_id
         self.cost = cost
         self.available = available
+
+
+class HoldLost(CreditsUnavailable):
+    """The hold was already ended by recovery: this process had been taken for dead. Its call must not be served."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,25 +83,25 @@ class Entry:
 class CreditsProvider(Protocol):
     """Keys and credits. Every method raises CreditsUnavailable within its deadline when the store does not answer."""
 
-    async def hold(self, api_key: bytes, cost: int, route: str, request_id: str) -> Hold:
+    def hold(self, api_key: bytes, cost: int, route: str, request_id: str) -> Awaitable[Hold]:
         """Check the key and take `cost`, durable on return.
 
         Raises InvalidKey, KeyDisabled, KeyExpired, OutOfCredits, CreditsUnavailable. A caller cancelled while it
         waits leaves no hold behind.
         """
 
-    async def settle(self, hold: Hold, cost: int, reason: str = "") -> None:
+    def settle(self, hold: Hold, cost: int, reason: str | None = None) -> Awaitable[None]:
         """End the hold, keeping `cost` of it (0..hold.cost) and giving the rest back; durable on return.
 
         Raises HoldLost when the hold was already ended by recovery (this process was taken for dead).
         Cancelling the wait does not undo the settlement.
         """
 
-    async def keep(self, hold: Hold) -> None:
+    def keep(self, hold: Hold) -> Awaitable[None]:
         """The upstream has answered but the cost is known only later: if the process dies now, recovery settles the
         hold whole instead of releasing it. Durable on return; raises HoldLost as `settle` does."""
 
-    async def release(self, hold: Hold, reason: str) -> None:
+    def release(self, hold: Hold, reason: str) -> Awaitable[None]:
         """End the hold, giving all of it back; durable on return. `reason` goes into the key's history."""
 
     async def balance(self, key_id: str) -> Balance | None: ...

@@ -1,0 +1,93 @@
+"""Who is alive, and what becomes of the holds of the dead (I3).
+
+Every process that takes holds is an instance: a row with a beat, a counter it raises every few seconds. Whoever sees
+another's beat stand still for `dead_after_seconds` of its own monotonic clock declares it dead by deleting the row.
+No two clocks are compared, so a clock that jumps kills nobody.
+
+Holds whose instance has no row are orphans. A survivor ends them: settled where the upstream's answer had begun to
+reach the caller (`answered`), released where it had not (failed calls are free, also after `kill -9`).
+
+A process that was only asleep finds its row gone at its next beat, and goes on under a new number. Holds that it took
+before it noticed are orphans too and end the same way; its attempts to end them raise HoldLost and nothing is served.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, delete, insert, select, update
+
+from gateway.credits.ledger import now_ms
+from gateway.database.tables import HOLDS_PER_INSTANCE, holds, instances
+
+
+@dataclass(frozen=True, slots=True)
+class Orphan:
+    """An open hold whose process is dead."""
+
+    hold_id: int
+    cost: int
+    answered: bool
+
+
+def register(connection: Connection) -> int:
+    """A number for this process, never used before."""
+    result = connection.execute(insert(instances).values(beat=1, started_at=now_ms()))
+    assert result.inserted_primary_key is not None
+    return int(result.inserted_primary_key[0])
+
+
+def unregister(connection: Connection, instance: int) -> None:
+    """Say goodbye: what is still held under this number is for the others to end."""
+    connection.execute(delete(instances).where(instances.c.id == instance))
+
+
+def beat(connection: Connection, instance: int) -> bool:
+    """Say that the instance is alive. False if it had been declared dead."""
+    result = connection.execute(update(instances).where(instances.c.id == instance).values(beat=instances.c.beat + 1))
+    return bool(result.rowcount)
+
+
+def read_beats(connection: Connection) -> dict[int, int]:
+    return {row.id: row.beat for row in connection.execute(select(instances.c.id, instances.c.beat))}
+
+
+def bury(connection: Connection, dead: dict[int, int]) -> None:
+    """Delete the rows of instances whose beat is still what it was."""
+    for instance, last_beat in dead.items():
+        connection.execute(delete(instances).where(instances.c.id == instance, instances.c.beat == last_beat))
+
+
+def read_orphans(connection: Connection, limit: int = 10_000) -> list[Orphan]:
+    """Open holds that belong to no living instance. Open holds are few: a scan is cheaper than an index on each."""
+    alive = select(instances.c.id)
+    query = (
+        select(holds.c.id, holds.c.cost, holds.c.answered)
+        .where((holds.c.id // HOLDS_PER_INSTANCE).not_in(alive))
+        .limit(limit)
+    )
+    return [Orphan(row.id, row.cost, bool(row.answered)) for row in connection.execute(query)]
+
+
+class Watch:
+    """Notices whose beat stands still, by this process's own monotonic clock (`now`, in seconds)."""
+
+    def __init__(self, now: Callable[[], float], dead_after_seconds: float) -> None:
+        self._now = now
+        self._dead_after_seconds = dead_after_seconds
+        self._seen: dict[int, tuple[int, float]] = {}
+
+    def dead(self, beats: dict[int, int], own: int) -> dict[int, int]:
+        """Of `beats`, those that have not moved for too long."""
+        now = self._now()
+        self._seen = {
+            instance: self._seen[instance] if self._seen.get(instance, (None,))[0] == count else (count, now)
+            for instance, count in beats.items()
+            if instance != own
+        }
+        return {
+            instance: count
+            for instance, (count, since) in self._seen.items()
+            if now - since >= self._dead_after_seconds
+        }

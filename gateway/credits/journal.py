@@ -1,0 +1,253 @@
+"""Group commit: holds and ends that arrive together share one transaction.
+
+The event loop collects what arrives in a Batch; a single thread commits one batch at a time; what arrives meanwhile
+is the next batch. So batches grow with the load and nobody waits for a timer. The thread keeps a slow disk or another
+process's lock away from the loop (I9): whoever waits too long is told 503, and if its hold turns out committed after
+all, it is released.
+
+A commit that fails changed nothing: its holds are refused, its ends are tried again until they succeed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import threading
+from collections.abc import Callable
+from queue import SimpleQueue
+
+from gateway.credits.batch import End, Take, Transaction
+from gateway.credits.provider import Hold
+from gateway.deadlines import NEVER, Deadlines
+from gateway.errors import CreditsUnavailable
+
+BATCH_MAX = 128
+"""Holds and ends in one transaction: keeps a commit short and the number of distinct statements small."""
+WAITING_MAX = 20_000
+"""Holds that may wait; more are refused at once (every queue has a bound)."""
+RETRY_SECONDS = 0.05
+"""Pause before ends are tried again after a commit that failed."""
+
+
+class Batch:
+    """What the next transaction does. `since` is when its oldest hold began to wait."""
+
+    __slots__ = ("ends", "since", "takes")
+
+    def __init__(self) -> None:
+        self.takes: list[Take] = []
+        self.ends: list[End] = []
+        self.since = NEVER
+
+
+class Journal:
+    """Begins and ends holds. Everything but `_run` belongs to the event loop's thread."""
+
+    def __init__(
+        self,
+        open_transaction: Callable[[], Transaction],
+        loop: asyncio.AbstractEventLoop,
+        deadlines: Deadlines,
+        *,
+        timeout_seconds: float,
+        on_commit: Callable[[int], None] | None = None,
+        on_failure: Callable[[str], None] | None = None,
+    ) -> None:
+        self._open_transaction = open_transaction
+        self._loop = loop
+        self._deadlines = deadlines
+        self._timeout_seconds = timeout_seconds
+        self._on_commit = on_commit
+        self._on_failure = on_failure
+        self._waiting = Batch()
+        self._committing: Batch | None = None
+        self._flush_planned = False
+        self._idle: asyncio.Future[None] | None = None
+        self._inbox: SimpleQueue[Batch | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
+        self.holds_open = 0
+        self.deadline = NEVER
+
+    def open(self) -> None:
+        self._deadlines.watch(self)
+        self._thread.start()
+
+    @property
+    def pending(self) -> int:
+        """Holds and ends not yet committed."""
+        running = self._committing
+        return (
+            len(self._waiting.takes)
+            + len(self._waiting.ends)
+            + (len(running.takes) + len(running.ends) if running else 0)
+        )
+
+    def take(self, key_hash: bytes, cost: int, route: str, request_id: str) -> asyncio.Future[Hold]:
+        """Ask for a hold. The future gives it once it is durable, or raises why not."""
+        future: asyncio.Future[Hold] = self._loop.create_future()
+        batch = self._waiting
+        if len(batch.takes) >= WAITING_MAX:
+            future.set_exception(CreditsUnavailable(cause=f"{WAITING_MAX} holds are waiting already"))
+            return future
+        if batch.since == NEVER:
+            batch.since = self._loop.time()
+            if self.deadline == NEVER:
+                self.deadline = batch.since + self._timeout_seconds
+        batch.takes.append(Take(future, key_hash, cost, route, request_id))
+        self._plan_flush()
+        return future
+
+    def end(self, hold: Hold, kept: int | None, reason: str | None) -> asyncio.Future[None]:
+        """End the hold (kept None: mark it answered). From here on it happens, whoever still waits for it."""
+        future: asyncio.Future[None] = self._loop.create_future()
+        if not hold.id:
+            future.set_result(None)
+            return future
+        self._add_end(End(future, hold.id, kept, reason))
+        return future
+
+    def end_orphan(self, hold_id: int, kept: int) -> None:
+        """End a hold that a dead process left behind. Does nothing if somebody else was quicker."""
+        self._add_end(End(None, hold_id, kept, "gateway died", orphan=True))
+
+    async def aclose(self) -> None:
+        """Commit what waits, then stop the thread."""
+        while self._committing is not None or self._waiting.takes or self._waiting.ends:
+            self._idle = self._loop.create_future()
+            await self._idle
+        self._inbox.put(None)
+        await self._loop.run_in_executor(None, self._thread.join)
+        self._deadlines.unwatch(self)
+
+    def on_deadline(self, now: float) -> None:
+        """Tell those who have waited too long; what they asked for is undone when it is known."""
+        late = now - self._timeout_seconds
+        waiting = self._waiting
+        committing = self._committing
+        if committing is not None and committing.since <= late:
+            _refuse(committing.takes, "the database did not commit in time")
+            committing.since = NEVER
+        if waiting.since <= late:
+            _refuse(waiting.takes, "the database did not take the hold in time")
+            waiting.takes = []
+            waiting.since = NEVER
+            for end in waiting.ends:
+                self._give_up(end)
+        self._set_deadline()
+
+    def _give_up(self, end: End) -> None:
+        """The settlement can't be written now, so the answer is not delivered: the hold will be released instead."""
+        if end.future is not None and not end.future.done():
+            end.kept = 0
+            end.reason = "credits-unavailable"
+            end.future.set_exception(CreditsUnavailable(cause="the database did not take the settlement in time"))
+
+    def _add_end(self, end: End) -> None:
+        self._waiting.ends.append(end)
+        if self._waiting.since == NEVER:
+            self._waiting.since = self._loop.time()
+            if self.deadline == NEVER:
+                self.deadline = self._waiting.since + self._timeout_seconds
+        self._plan_flush()
+
+    def _plan_flush(self) -> None:
+        if not self._flush_planned and self._committing is None:
+            # The next turn of the loop: everything that arrives in this one is in the batch.
+            self._flush_planned = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flush_planned = False
+        batch = self._waiting
+        if self._committing is not None or not (batch.takes or batch.ends):
+            return
+        self._waiting = rest = Batch()
+        if len(batch.takes) > BATCH_MAX or len(batch.ends) > BATCH_MAX:
+            rest.takes, batch.takes = batch.takes[BATCH_MAX:], batch.takes[:BATCH_MAX]
+            rest.ends, batch.ends = batch.ends[BATCH_MAX:], batch.ends[:BATCH_MAX]
+            rest.since = batch.since
+        batch.takes = [take for take in batch.takes if not take.future.done()]
+        self._committing = batch
+        self._inbox.put(batch)
+
+    def _run(self) -> None:
+        transaction: Transaction | None = None
+        while (batch := self._inbox.get()) is not None:
+            failure = ""
+            try:
+                if transaction is None:
+                    transaction = self._open_transaction()
+                transaction.commit(batch.takes, batch.ends)
+            except sqlite3.Error as error:
+                failure = f"{type(error).__name__}: {error}"
+            except Exception as error:  # noqa: BLE001 - the thread must answer whatever happens
+                failure = f"{type(error).__name__}: {error}"
+                transaction = None
+            self._loop.call_soon_threadsafe(self._committed, batch, failure)
+        if transaction is not None:
+            transaction.close()
+
+    def _committed(self, batch: Batch, failure: str) -> None:
+        self._committing = None
+        if failure:
+            self._failed(batch, failure)
+        else:
+            self._succeeded(batch)
+        self._set_deadline()
+        if self._waiting.takes or self._waiting.ends:
+            if not failure:
+                self._flush()
+        elif self._idle is not None and not self._idle.done():
+            self._idle.set_result(None)
+
+    def _succeeded(self, batch: Batch) -> None:
+        for end in batch.ends:
+            self._tell_end(end)
+        for take in batch.takes:
+            outcome = take.outcome
+            if isinstance(outcome, Hold):
+                self._tell_hold(take.future, outcome)
+            elif outcome is not None and not take.future.done():
+                take.future.set_exception(outcome)
+        if self._on_commit is not None:
+            self._on_commit(len(batch.takes) + len(batch.ends))
+
+    def _tell_end(self, end: End) -> None:
+        future = end.future
+        if end.kept is not None and end.lost is None and not end.orphan:
+            self.holds_open -= 1
+        if future is not None and not future.done():
+            if end.lost is None:
+                future.set_result(None)
+            else:
+                future.set_exception(end.lost)
+
+    def _tell_hold(self, future: asyncio.Future[Hold], hold: Hold) -> None:
+        if hold.id:
+            self.holds_open += 1
+        if not future.done():
+            future.set_result(hold)
+        elif hold.id:
+            # The caller left, or was told 503, while its hold was being written.
+            self._add_end(End(None, hold.id, 0, "abandoned"))
+
+    def _failed(self, batch: Batch, failure: str) -> None:
+        _refuse(batch.takes, failure)
+        if self._on_failure is not None:
+            self._on_failure(failure)
+        self._waiting.ends[:0] = batch.ends
+        self._waiting.since = min(self._waiting.since, batch.since)
+        self._flush_planned = True
+        self._loop.call_later(RETRY_SECONDS, self._flush)
+
+    def _set_deadline(self) -> None:
+        since = self._waiting.since
+        if self._committing is not None:
+            since = min(since, self._committing.since)
+        self.deadline = since + self._timeout_seconds
+
+
+def _refuse(takes: list[Take], cause: str) -> None:
+    for take in takes:
+        if not take.future.done():
+            take.future.set_exception(CreditsUnavailable(cause=cause))

@@ -1,0 +1,178 @@
+"""Keys, balances and grants in SQL: everything but spending, which is batch.py's.
+
+Each function is one transaction's work on a SQLAlchemy connection, for Database.transaction or Database.read.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Row, func, insert, select, update
+
+from gateway.credits.provider import CREDITS_MAX, ApiKey, Balance, Entry
+from gateway.credits.secrets import START_LENGTH, hash_secret, new_key_id
+from gateway.database.tables import entries, keys
+from gateway.errors import Conflict, Invalid
+
+
+def now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def insert_key(
+    connection: Connection, secret: str, user_id: str, credits: int | None, name: str | None, expires_at: int | None
+) -> ApiKey:
+    """Write a new key with nothing on it (or unlimited), then its first credits as a `promo` entry of the ledger."""
+    key_id = new_key_id()
+    row = {
+        "key_id": key_id,
+        "key_hash": hash_secret(secret.encode("ascii")),
+        "start": secret[:START_LENGTH],
+        "user_id": user_id,
+        "name": name,
+        "balance": None if credits is None else 0,
+        "held": 0,
+        "enabled": 1,
+        "expires_at": expires_at,
+        "created_at": now_ms(),
+    }
+    connection.execute(insert(keys).values(row))
+    if credits:
+        grant(connection, key_id, credits, "promo", "first credits", f"create:{key_id}")
+    key = find_key(connection, key_id)
+    assert key is not None
+    return key
+
+
+def find_key(connection: Connection, key_id: str) -> ApiKey | None:
+    row = connection.execute(select(keys).where(keys.c.key_id == key_id)).first()
+    return None if row is None else _api_key(row)
+
+
+def list_keys(connection: Connection, user_id: str | None, after: str, limit: int) -> Sequence[ApiKey]:
+    """Keys in the order of their ids, from behind `after`."""
+    query = select(keys).where(keys.c.key_id > after).order_by(keys.c.key_id).limit(limit)
+    if user_id is not None:
+        query = query.where(keys.c.user_id == user_id)
+    return [_api_key(row) for row in connection.execute(query)]
+
+
+def find_balance(connection: Connection, key_id: str) -> Balance | None:
+    key = find_key(connection, key_id)
+    return None if key is None else Balance(key.key_id, key.user_id, key.available, key.held)
+
+
+def revoke_key(connection: Connection, key_id: str) -> bool:
+    """Stop the key for good. True if there is such a key, revoked now or before."""
+    connection.execute(
+        update(keys).where(keys.c.key_id == key_id, keys.c.revoked_at.is_(None)).values(revoked_at=now_ms())
+    )
+    return find_key(connection, key_id) is not None
+
+
+def enable_key(connection: Connection, key_id: str, enabled: bool) -> bool:
+    result = connection.execute(update(keys).where(keys.c.key_id == key_id).values(enabled=int(enabled)))
+    return bool(result.rowcount)
+
+
+def rotate_key(connection: Connection, key_id: str, secret: str) -> ApiKey | None:
+    """Replace the secret; key_id, balance, holds and history stay. None if there is no such key in use."""
+    connection.execute(
+        update(keys)
+        .where(keys.c.key_id == key_id, keys.c.revoked_at.is_(None))
+        .values(key_hash=hash_secret(secret.encode("ascii")), start=secret[:START_LENGTH])
+    )
+    key = find_key(connection, key_id)
+    return None if key is None or key.revoked_at is not None else key
+
+
+def grant(connection: Connection, key_id: str, amount: int, kind: str, reason: str, reference: str) -> Entry:
+    """Move credits onto (or, negative, off) a key, once per reference: a repeat returns the first entry.
+
+    Raises Invalid for an amount that can't be, Conflict for a reference that was used for something else.
+    """
+    key = connection.execute(select(keys).where(keys.c.key_id == key_id)).first()
+    if key is None:
+        raise Invalid("There is no such key.", errors={"key_id": "unknown"})
+    done = connection.execute(select(entries).where(entries.c.reference == reference)).first()
+    if done is not None:
+        if (done.key, done.amount, done.kind) != (key.id, amount, kind):
+            raise Conflict(f"The reference {reference!r} was already used for something else.")
+        return _entry(done)
+    if key.balance is None:
+        raise Invalid("The key is unlimited.", errors={"key_id": "an unlimited key has no credits to add to"})
+    _check_amount(amount, key.balance, key.held)
+    return _append(connection, key, amount, kind, reason, reference)
+
+
+def history(connection: Connection, key_id: str, before: int | None, limit: int) -> Sequence[Entry]:
+    """A key's entries, newest first, older than `before`: a walk along the chain of `previous`, by primary key."""
+    key = connection.execute(select(keys.c.id, keys.c.last_entry).where(keys.c.key_id == key_id)).first()
+    if key is None:
+        return []
+    start = key.last_entry
+    if before is not None:
+        found = connection.execute(
+            select(entries.c.previous).where(entries.c.id == before, entries.c.key == key.id)
+        ).first()
+        start = None if found is None else found.previous
+    chain = select(entries).where(entries.c.id == start).cte("chain", recursive=True)
+    chain = chain.union_all(select(entries).where(entries.c.id == chain.c.previous))
+    rows = connection.execute(select(chain).limit(limit))
+    return [_entry(row) for row in rows]
+
+
+def _check_amount(amount: int, balance: int, held: int) -> None:
+    if balance + amount > CREDITS_MAX:
+        raise Invalid("Too many credits.", errors={"amount": f"a key may have {CREDITS_MAX} credits at most"})
+    if balance - held + amount < 0:
+        raise Invalid("Not so many are there.", errors={"amount": f"only {balance - held} credits are available"})
+
+
+def _append(connection: Connection, key: Row[Any], amount: int, kind: str, reason: str, reference: str) -> Entry:
+    number = connection.execute(select(func.coalesce(func.max(entries.c.id), 0))).scalar_one() + 1
+    row = {
+        "id": number,
+        "key": key.id,
+        "previous": key.last_entry,
+        "kind": kind,
+        "amount": amount,
+        "balance_after": key.balance + amount,
+        "reason": reason,
+        "reference": reference,
+        "created_at": now_ms(),
+    }
+    connection.execute(insert(entries).values(row))
+    connection.execute(update(keys).where(keys.c.id == key.id).values(balance=key.balance + amount, last_entry=number))
+    return _entry(connection.execute(select(entries).where(entries.c.id == number)).one())
+
+
+def _api_key(row: Row[Any]) -> ApiKey:
+    return ApiKey(
+        key_id=row.key_id,
+        user_id=row.user_id,
+        name=row.name,
+        start=row.start,
+        available=None if row.balance is None else row.balance - row.held,
+        held=row.held,
+        enabled=bool(row.enabled),
+        created_at=row.created_at,
+        expires_at=row.expires_at,
+        revoked_at=row.revoked_at,
+    )
+
+
+def _entry(row: Row[Any]) -> Entry:
+    return Entry(
+        id=row.id,
+        kind=row.kind,
+        amount=row.amount,
+        balance_after=row.balance_after,
+        route=row.route,
+        request_id=row.request_id,
+        reason=row.reason,
+        reference=row.reference,
+        created_at=row.created_at,
+    )

@@ -1,0 +1,131 @@
+"""The database as the rest of the gateway sees it: transactions that run off the event loop.
+
+SQLite through SQLAlchemy Core. WAL, one writer at a time, `BEGIN IMMEDIATE` for whatever writes (a transaction that
+reads first and writes later gets SQLITE_BUSY at once, whatever the timeout). These transactions commit with
+synchronous=FULL: they add credits and keys. Spending goes through the journal (credits/journal.py) with NORMAL.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+import sqlalchemy
+from sqlalchemy import Connection, Engine, event
+from sqlalchemy.exc import SQLAlchemyError
+
+from gateway.database.schema import migrate
+from gateway.errors import CreditsUnavailable
+
+Result = TypeVar("Result")
+
+BUSY_TIMEOUT_MS = 1_500
+"""How long a writer waits for another process's transaction. Below the 2 s in which a caller is answered."""
+
+
+class DatabaseError(Exception):
+    """The database can't be opened: the path, the file or its schema is wrong. The message tells what to do."""
+
+
+class Database:
+    """A SQLite database and the thread that speaks to it for everything but spending.
+
+    One thread: SQLite takes one writer at a time anyway, and what waits here is rare (keys, grants, history).
+    """
+
+    def __init__(self, path: Path, engine: Engine) -> None:
+        self.path = path
+        self._engine = engine
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="database")
+
+    async def transaction(self, work: Callable[[Connection], Result]) -> Result:
+        """Run `work` in one durable transaction. It completes even if the caller is cancelled meanwhile.
+
+        Raises CreditsUnavailable where the database does not take it; the transaction is then rolled back.
+        """
+        return await self._run(self._write, work)
+
+    async def read(self, work: Callable[[Connection], Result]) -> Result:
+        """Run `work` on one consistent snapshot. Raises CreditsUnavailable."""
+        return await self._run(self._read, work)
+
+    async def aclose(self) -> None:
+        await asyncio.to_thread(self.close)
+
+    def close(self) -> None:
+        self._thread.shutdown(wait=True)
+        self._engine.dispose()
+
+    async def _run(self, how: Callable[[Callable[[Connection], Result]], Result], work: Any) -> Result:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, how, work)
+
+    def _write(self, work: Callable[[Connection], Result]) -> Result:
+        return _run_on(self._engine, work)
+
+    def _read(self, work: Callable[[Connection], Result]) -> Result:
+        return _run_on(self._engine.execution_options(begin="BEGIN"), work)
+
+
+def _run_on(engine: Engine, work: Callable[[Connection], Result]) -> Result:
+    try:
+        with engine.begin() as connection:
+            return work(connection)
+    except SQLAlchemyError as error:
+        raise CreditsUnavailable(cause=f"database: {error}") from error
+
+
+def open_database(url: str) -> Database:
+    """Open (and make, and migrate) the database that `url` names. Raises DatabaseError."""
+    path = sqlite_path(url)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        engine = _sqlite_engine(path)
+        with engine.begin() as connection:
+            migrate(connection)
+    except (SQLAlchemyError, sqlite3.Error, OSError) as error:
+        reason = str(getattr(error, "orig", None) or error)
+        raise DatabaseError(f"{path}: {reason}") from error
+    return Database(path, engine)
+
+
+def sqlite_path(url: str) -> Path:
+    """The file of a `sqlite:///…` URL. Raises DatabaseError for any other kind."""
+    parsed = sqlalchemy.make_url(url)
+    if parsed.get_backend_name() != "sqlite" or not parsed.database:
+        raise DatabaseError(f"{parsed.render_as_string(hide_password=True)}: only sqlite:///path.db is supported")
+    return Path(parsed.database)
+
+
+def connect_sqlite(path: Path, *, synchronous: str) -> sqlite3.Connection:
+    """A plain driver connection with the pragmas that everything here relies on."""
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=512)
+    prepare_connection(connection, synchronous=synchronous)
+    return connection
+
+
+def prepare_connection(connection: sqlite3.Connection, *, synchronous: str) -> None:
+    connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute(f"PRAGMA synchronous = {synchronous}")
+    connection.execute("PRAGMA foreign_keys = ON")
+    # The checkpointer moves the log into the database; a committer never does (it cost a p99 of 53 ms).
+    connection.execute("PRAGMA wal_autocheckpoint = 0")
+
+
+def _sqlite_engine(path: Path) -> Engine:
+    engine = sqlalchemy.create_engine(f"sqlite:///{path}", connect_args={"check_same_thread": False})
+
+    @event.listens_for(engine, "connect")
+    def _prepare(connection: sqlite3.Connection, _record: Any) -> None:
+        connection.isolation_level = None  # we say BEGIN ourselves, below
+        prepare_connection(connection, synchronous="FULL")
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        connection.exec_driver_sql(connection.get_execution_options().get("begin", "BEGIN IMMEDIATE"))
+
+    return engine

@@ -1,0 +1,105 @@
+"""The tables, as SQLAlchemy Core sees them. Migrations make them (migrations/versions); nothing else may.
+
+What holds at all times, by CHECK where SQL can say it:
+- `keys.balance` is the sum of the key's entries, `keys.held` the sum of its open holds; available = balance - held >= 0
+  (I1, I2). A NULL balance is an unlimited key.
+- A row in `holds` is an open hold. Ending a hold deletes the row; whoever deletes it, and nobody else, writes the
+  entry (I3).
+- `entries` only grows. A key's entries are chained: `keys.last_entry` is the newest, each entry names the `previous`
+  one. History walks the chain by primary key. (An index on (key, id) gives the same answers, but every call then
+  touches a page per key: with 32 keys in a batch a call's rows took 31 µs with it and 14 µs without.)
+- `entries.reference` is unique: what is granted twice is granted once (I5).
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    text,
+)
+
+metadata = MetaData()
+
+Id = BigInteger().with_variant(Integer(), "sqlite")
+"""SQLite's INTEGER holds 64 bits, and only INTEGER PRIMARY KEY is the row's own address."""
+
+keys = Table(
+    "keys",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("key_id", Text, nullable=False, unique=True),
+    Column("key_hash", LargeBinary, nullable=False, unique=True),
+    Column("start", Text, nullable=False),
+    Column("user_id", Text, nullable=False),
+    Column("name", Text),
+    Column("balance", Id),
+    Column("held", Id, nullable=False),
+    Column("enabled", Id, nullable=False),
+    Column("expires_at", Id),
+    Column("revoked_at", Id),
+    Column("created_at", Id, nullable=False),
+    Column("last_entry", Id),
+    CheckConstraint("held >= 0", name="held_not_negative"),
+    CheckConstraint("balance IS NULL OR balance >= held", name="available_not_negative"),
+    CheckConstraint("length(key_hash) = 32", name="key_hash_is_sha256"),
+    Index("keys_by_user", "user_id", "key_id"),
+    sqlite_strict=True,
+)
+
+holds = Table(
+    "holds",
+    metadata,
+    Column("id", Id, primary_key=True, autoincrement=False),
+    Column("key", Id, nullable=False),
+    Column("cost", Id, nullable=False),
+    Column("route", Text, nullable=False),
+    Column("request_id", Text, nullable=False),
+    Column("answered", Id, nullable=False),
+    Column("created_at", Id, nullable=False),
+    CheckConstraint("cost > 0", name="cost_positive"),
+    sqlite_strict=True,
+)
+
+entries = Table(
+    "entries",
+    metadata,
+    Column("id", Id, primary_key=True, autoincrement=False),
+    Column("key", Id, nullable=False),
+    Column("previous", Id),
+    Column("kind", Text, nullable=False),
+    Column("amount", Id, nullable=False),
+    Column("balance_after", Id),
+    Column("route", Text),
+    Column("request_id", Text),
+    Column("reason", Text),
+    Column("reference", Text),
+    Column("created_at", Id, nullable=False),
+    CheckConstraint(
+        "kind IN ('signup', 'purchase', 'spend', 'promo', 'adjustment', 'clawback', 'reinstate')", name="kind_known"
+    ),
+    Index("entries_reference", "reference", unique=True, sqlite_where=text("reference IS NOT NULL")),
+    sqlite_strict=True,
+)
+
+instances = Table(
+    "instances",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("beat", Id, nullable=False),
+    Column("started_at", Id, nullable=False),
+    sqlite_strict=True,
+    sqlite_autoincrement=True,
+)
+"""Processes that may own open holds. `beat` is a counter, not a time: liveness needs no synchronised clocks."""
+
+HOLDS_PER_INSTANCE = 1 << 40
+"""An instance numbers its holds from id * this: the owner of a hold is its id divided by this, and the holds of an
+instance are a range of the primary key."""
