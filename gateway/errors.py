@@ -5,6 +5,7 @@
     ├── MissingKey, InvalidKey 401 · KeyDisabled, KeyExpired, Forbidden 403
     ├── OutOfCredits 402 · RateLimited 429
     ├── NoRoute 404 · MethodNotAllowed 405 · Conflict 409 · BodyTooLarge 413 · UriTooLong 414 · HeadTooLarge 431
+    ├── RequestTimeout 408 · ExpectationFailed 417 · NotImplementedHere 501 · VersionNotSupported 505
     ├── UpstreamError
     │     UpstreamUnreachable 502 · BadUpstreamResponse 502 · UpstreamTimeout 504 · NoHealthyTarget 503
     ├── CreditsUnavailable 503 · BillingUnavailable 503 · BillingNotConfigured 503 · Overloaded 503
@@ -216,10 +217,22 @@ class RequestTimeout(GatewayError):
     title = "The request did not arrive in time"
 
 
+class ExpectationFailed(GatewayError):
+    slug = "expectation-failed"
+    status = 417
+    title = "The request expects what the gateway does not do"
+
+
 class NotImplementedHere(GatewayError):
     slug = "not-implemented"
     status = 501
     title = "The gateway does not implement this"
+
+
+class VersionNotSupported(GatewayError):
+    slug = "version-not-supported"
+    status = 505
+    title = "The gateway speaks HTTP/1.1 and HTTP/1.0"
 
 
 class UpstreamError(GatewayError):
