@@ -1,0 +1,161 @@
+"""`python -m benchmarks`: every contender on one pinned core, in one run, in interleaved rounds.
+
+The proxy under test has one core; wrk, the upstream and the stub share the other. Exit status: 0 measured, 2 a tool is
+missing or a contender can't be trusted (it did not start, answered wrongly, made errors, or its books don't balance).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import signal
+import sys
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from benchmarks import report
+from benchmarks.contenders import NAMES, PROXIES, Bench, Running, gateway_command, start_bare, start_upstream
+from benchmarks.load import Load, Run, check_answer, run_wrk
+from benchmarks.processes import Server, Servers, Unusable
+from benchmarks.sold import check_spent
+from benchmarks.tools import Tools, find_tools
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _options(arguments)
+    # An interrupted benchmark must stop its servers too: SIGTERM unwinds the stack as Ctrl-C does.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        names = options.only
+        tools = find_tools(envoy="envoy" in names)
+        figures = _measure(options, names, tools)
+    except Unusable as error:
+        print(error, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    setting = _setting(options, tools)
+    print(report.table(figures))
+    if note := report.disturbance(figures):
+        print(f"\nnote: {note}")
+    if options.json:
+        Path(options.json).write_text(json.dumps(report.document(figures, setting), indent=2) + "\n")
+    if options.write_docs:
+        report.write_docs(figures, setting, DOCS)
+    return 0
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure the gateway beside its peers.")
+    parser.add_argument("--rounds", type=int, default=5, help="how often each contender is measured (default 5)")
+    parser.add_argument("--seconds", type=float, default=8, help="length of a timed run (default 8)")
+    parser.add_argument("--warm-up", type=float, default=2, help="seconds of load before each timed run (default 2)")
+    parser.add_argument("--connections", type=int, default=32, help="calls in flight (default 32)")
+    parser.add_argument("--retries", type=int, default=2, help="of a run that other programs disturbed (default 2)")
+    parser.add_argument("--quick", action="store_true", help="one round of 4 s after 1 s: a first impression")
+    parser.add_argument("--only", type=_names, default=NAMES, metavar="NAMES", help=f"of {','.join(NAMES)}")
+    parser.add_argument("--cores", type=_cores, default=(0, 1), metavar="P,L", help="proxy's and load's (default 0,1)")
+    parser.add_argument("--gateway-command", metavar="COMMAND", help="how to run the gateway's command line")
+    parser.add_argument("--json", metavar="FILE", help="write everything measured to a file")
+    parser.add_argument("--write-docs", action="store_true", help="put table and drawing into docs/")
+    options = parser.parse_args(arguments)
+    if options.quick:
+        options.rounds, options.seconds, options.warm_up, options.retries = 1, 4.0, 1.0, 0
+    return options
+
+
+def _names(text: str) -> tuple[str, ...]:
+    wanted = [name.strip() for name in text.split(",")]
+    if unknown := [name for name in wanted if name not in NAMES]:
+        raise argparse.ArgumentTypeError(f"unknown: {', '.join(unknown)}; there are {', '.join(NAMES)}")
+    return tuple(name for name in NAMES if name in wanted)
+
+
+def _cores(text: str) -> tuple[int, int]:
+    proxy, _, load = text.partition(",")
+    available = os.sched_getaffinity(0)
+    if not (proxy.isdigit() and load.isdigit()) or proxy == load or not {int(proxy), int(load)} <= available:
+        raise argparse.ArgumentTypeError(f"two different cores of {sorted(available)}, such as 0,1")
+    return int(proxy), int(load)
+
+
+def _measure(options: argparse.Namespace, names: Sequence[str], tools: Tools) -> list[report.Figures]:
+    core_proxy, core_load = options.cores
+    load = Load(tools.wrk, options.connections, core_proxy, core_load)
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder, Servers(Path(folder)) as servers:
+        directory = Path(folder)
+        upstream, upstream_port, stub_port = start_upstream(servers, tools, directory, core_load)
+        command = gateway_command(options.gateway_command) if "gateway" in names else []
+        bench = Bench(tools, servers, directory, core_proxy, upstream_port, stub_port, command)
+        contenders = [PROXIES[name](bench) if name in PROXIES else start_bare(bench, upstream) for name in names]
+        for one in contenders:
+            check_answer(one.label, one.url, one.api_key)
+        counted, made = _rounds(options, load, contenders, upstream)
+        for one in contenders:
+            _check_after(one, made[one.name], options.connections)
+    return report.summarise(counted, {one.name: one.label for one in contenders})
+
+
+def _rounds(
+    options: argparse.Namespace, load: Load, contenders: Sequence[Running], upstream: Server
+) -> tuple[dict[str, list[Run]], dict[str, list[Run]]]:
+    """The runs of each contender: those that count, one a round, and all of them, warm-ups included."""
+    counted: dict[str, list[Run]] = {one.name: [] for one in contenders}
+    made: dict[str, list[Run]] = {one.name: [] for one in contenders}
+    for number in range(options.rounds):
+        for one in contenders:
+            servers = list({upstream, one.server})
+            made[one.name].append(run_wrk(load, one.url, one.api_key, options.warm_up, servers))
+            tries: list[Run] = []
+            while not tries or (tries[-1].others > report.DISTURBED_SHARE and len(tries) <= options.retries):
+                tries.append(run_wrk(load, one.url, one.api_key, options.seconds, servers))
+                one.server.check_alive()
+            made[one.name] += tries
+            run = min(tries, key=lambda run: run.others)
+            counted[one.name].append(run)
+            print(_progress(number, one, run, len(tries)), file=sys.stderr)
+    return counted, made
+
+
+def _progress(number: int, one: Running, run: Run, tries: int) -> str:
+    again = f"  ({tries} tries, others used {run.others:.0%})" if tries > 1 else ""
+    return (
+        f"round {number + 1}  {one.label:28}{run.requests_per_second:9,.0f}/s  "
+        f"p50 {run.p50_ms:.2f}  p99 {run.p99_ms:.2f} ms{again}"
+    )
+
+
+def _check_after(one: Running, runs: Sequence[Run], connections: int) -> None:
+    """Raises Unusable when the figures of a contender may not be quoted."""
+    if errors := sum(run.errors for run in runs):
+        raise Unusable(f"{one.label}: {errors} calls failed while it was measured")
+    if one.database is not None:
+        answered = sum(run.requests for run in runs) + 1  # and the one that check_answer made
+        spent = check_spent(one.database, answered, len(runs) * connections)
+        print(f"{one.label}: {answered:,} calls answered, {spent:,} credits spent", file=sys.stderr)
+    check_answer(one.label, one.url, one.api_key)
+
+
+def _setting(options: argparse.Namespace, tools: Tools) -> dict[str, object]:
+    return {
+        "rounds": options.rounds,
+        "seconds": options.seconds,
+        "warm_up": options.warm_up,
+        "connections": options.connections,
+        "processor": report.processor(),
+        "date": datetime.now(UTC).date().isoformat(),
+        "versions": {"Python": platform.python_version(), **tools.versions()},
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,251 @@
+"""Who is measured, and how each is set up: one core, keep-alive on both sides, no access log.
+
+nginx and Envoy ask a stub that says yes to everybody, without looking: the least that an authorising proxy can do.
+The gateway really checks the key, takes the credits, and writes hold and ledger rows to a database file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from benchmarks.load import BODY
+from benchmarks.processes import Server, Servers, Unusable, free_port, wait_listening
+from benchmarks.sold import create_key
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from benchmarks.tools import Tools
+
+PATH = "/v1/personas"
+
+
+@dataclass(slots=True)
+class Bench:
+    """What every contender is started with. `upstream` and `stub` are ports on 127.0.0.1."""
+
+    tools: Tools
+    servers: Servers
+    directory: Path
+    core_proxy: int
+    upstream: int
+    stub: int
+    gateway_command: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A contender that listens. `api_key` and `database` are the gateway's; the others need none."""
+
+    name: str
+    label: str
+    url: str
+    server: Server
+    api_key: str = ""
+    database: Path | None = None
+
+
+def start_upstream(servers: Servers, tools: Tools, directory: Path, core: int) -> tuple[Server, int, int]:
+    """One nginx that is the upstream (200 bytes of JSON) and the stub (an empty 200), each on its port."""
+    upstream, stub = free_port(), free_port()
+    config = _nginx_config(
+        directory / "upstream",
+        f"""
+        server {{
+            listen 127.0.0.1:{upstream} backlog=1024;
+            location / {{ default_type application/json; return 200 '{BODY.decode()}'; }}
+        }}
+        server {{
+            listen 127.0.0.1:{stub} backlog=1024;
+            location / {{ return 200; }}
+        }}""",
+    )
+    server = servers.start("upstream", [tools.nginx, "-c", str(config)], core=core)
+    wait_listening(server, upstream)
+    return server, upstream, stub
+
+
+def start_bare(bench: Bench, upstream: Server) -> Running:
+    """No proxy at all: what the load side can do."""
+    return Running("bare", "upstream without a proxy", f"http://127.0.0.1:{bench.upstream}{PATH}", upstream)
+
+
+def start_nginx(bench: Bench) -> Running:
+    port = free_port()
+    config = _nginx_config(
+        bench.directory / "nginx",
+        f"""
+        upstream personas {{ server 127.0.0.1:{bench.upstream}; {KEEP_ALIVE} }}
+        upstream stub {{ server 127.0.0.1:{bench.stub}; {KEEP_ALIVE} }}
+        proxy_http_version 1.1;
+        proxy_set_header Connection "";
+        server {{
+            listen 127.0.0.1:{port} backlog=1024;
+            location / {{ auth_request /auth; proxy_pass http://personas; }}
+            location = /auth {{
+                internal;
+                proxy_pass http://stub;
+                proxy_pass_request_body off;
+                proxy_set_header Content-Length "";
+                proxy_set_header Connection "";
+            }}
+        }}""",
+    )
+    server = bench.servers.start("nginx", [bench.tools.nginx, "-c", str(config)], core=bench.core_proxy)
+    wait_listening(server, port)
+    return Running("nginx", "nginx auth_request", f"http://127.0.0.1:{port}{PATH}", server)
+
+
+def start_envoy(bench: Bench) -> Running:
+    port = free_port()
+    config = bench.directory / "envoy.json"
+    config.write_text(json.dumps(_envoy_config(port, bench.upstream, bench.stub)))
+    command = [bench.tools.envoy or "", "-c", str(config), "--concurrency", "1", "--log-level", "error"]
+    server = bench.servers.start("envoy", [*command, "--disable-hot-restart"], core=bench.core_proxy)
+    wait_listening(server, port)
+    return Running("envoy", "Envoy ext_authz", f"http://127.0.0.1:{port}{PATH}", server)
+
+
+def start_gateway(bench: Bench) -> Running:
+    port = free_port()
+    directory = bench.directory / "gateway"
+    directory.mkdir()
+    database = directory / "gateway.db"
+    config = directory / "config.yaml"
+    # JSON is YAML; `log.level: error` only spares the log file, the metrics and the journal stay on.
+    config.write_text(
+        json.dumps(
+            {
+                "server": {"host": "127.0.0.1", "port": port, "workers": 1},
+                "admin": {"host": "127.0.0.1", "port": 0},
+                "database": {"url": f"sqlite:///{database}"},
+                "upstreams": {"personas": {"targets": [f"http://127.0.0.1:{bench.upstream}"]}},
+                "routes": [{"path": PATH, "methods": ["GET", "POST"], "upstream": "personas", "cost": 1}],
+                "log": {"access": False},
+            }
+        )
+    )
+    api_key = create_key(bench.gateway_command, config)
+    command = [*bench.gateway_command, "serve", "-c", str(config)]
+    server = bench.servers.start("gateway", command, core=bench.core_proxy)
+    wait_listening(server, port)
+    return Running("gateway", "credit-gateway", f"http://127.0.0.1:{port}{PATH}", server, api_key, database)
+
+
+def start_plain(bench: Bench) -> Running:
+    port = free_port()
+    command = [sys.executable, "-m", "uvicorn", "benchmarks.plain_proxy:app", "--port", str(port)]
+    command += ["--loop", "uvloop", "--http", "httptools", "--no-access-log", "--log-level", "warning"]
+    environment = {
+        "UPSTREAM_URL": f"http://127.0.0.1:{bench.upstream}",
+        "PYTHONPATH": str(Path(__file__).parents[1]),
+    }
+    server = bench.servers.start("plain", command, core=bench.core_proxy, environment=environment)
+    wait_listening(server, port)
+    return Running("plain", "Starlette + httpx, no keys", f"http://127.0.0.1:{port}{PATH}", server)
+
+
+PROXIES: dict[str, Callable[[Bench], Running]] = {
+    "nginx": start_nginx,
+    "envoy": start_envoy,
+    "gateway": start_gateway,
+    "plain": start_plain,
+}
+"""Those with a start of their own, in the order of a round. `bare` comes last: it is the upstream itself."""
+
+NAMES = (*PROXIES, "bare")
+
+
+def gateway_command(text: str | None) -> list[str]:
+    """The words of the command that runs the gateway: as given, or the one installed beside this Python."""
+    if text:
+        return shlex.split(text)
+    installed = Path(sys.executable).with_name("gateway")
+    if not installed.is_file():
+        raise Unusable("not found: the `gateway` command. Install with: make install (or give --gateway-command)")
+    return [str(installed)]
+
+
+KEEP_ALIVE = "keepalive 64; keepalive_requests 1000000000; keepalive_timeout 1h;"
+"""nginx closes a connection after 1,000 requests by default; here nobody closes any."""
+
+
+def _nginx_config(directory: Path, servers: str) -> Path:
+    """The file of an nginx that keeps everything it writes in `directory`."""
+    directory.mkdir()
+    # As root, nginx would give its temporary folders to another user, who can't enter ours.
+    user = "user root;" if os.geteuid() == 0 else ""
+    folders = " ".join(
+        f"{name}_temp_path {directory}/{name};" for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    path = directory / "nginx.conf"
+    path.write_text(
+        f"""{user}
+    daemon off; worker_processes 1; pid {directory}/nginx.pid; error_log stderr error;
+    events {{ worker_connections 4096; }}
+    http {{
+        access_log off; {folders}
+        keepalive_requests 1000000000; keepalive_timeout 1h;
+        {servers}
+    }}
+    """
+    )
+    return path
+
+
+def _envoy_config(port: int, upstream: int, stub: int) -> dict[str, object]:
+    """A static Envoy: the HTTP ext_authz filter, then the router."""
+    types = "type.googleapis.com/envoy.extensions.filters"
+    authorise = {
+        "@type": f"{types}.http.ext_authz.v3.ExtAuthz",
+        "http_service": {
+            "server_uri": {"uri": f"http://127.0.0.1:{stub}", "cluster": "stub", "timeout": "1s"},
+            "path_prefix": "/auth",
+        },
+    }
+    manager = {
+        "@type": f"{types}.network.http_connection_manager.v3.HttpConnectionManager",
+        "stat_prefix": "http",
+        "route_config": {
+            "virtual_hosts": [
+                {
+                    "name": "all",
+                    "domains": ["*"],
+                    "routes": [{"match": {"prefix": "/"}, "route": {"cluster": "personas"}}],
+                }
+            ]
+        },
+        "http_filters": [
+            {"name": "envoy.filters.http.ext_authz", "typed_config": authorise},
+            {"name": "envoy.filters.http.router", "typed_config": {"@type": f"{types}.http.router.v3.Router"}},
+        ],
+    }
+    listener = {
+        "name": "http",
+        "address": _address(port),
+        "filter_chains": [
+            {"filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]}
+        ],
+    }
+    clusters = [_cluster("personas", upstream), _cluster("stub", stub)]
+    return {"static_resources": {"listeners": [listener], "clusters": clusters}}
+
+
+def _address(port: int) -> dict[str, object]:
+    return {"socket_address": {"address": "127.0.0.1", "port_value": port}}
+
+
+def _cluster(name: str, port: int) -> dict[str, object]:
+    endpoint = {"endpoint": {"address": _address(port)}}
+    return {
+        "name": name,
+        "type": "STATIC",
+        "connect_timeout": "1s",
+        "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": [endpoint]}]},
+    }

@@ -1,0 +1,149 @@
+"""One timed run: wrk on the load core, and how busy both cores were meanwhile."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import psutil
+
+from benchmarks.processes import Server, Unusable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+BODY = b'{"id":"persona-1","name":"Ada Example","age":36,"city":"Lisbon","bio":"' + b"x" * 127 + b'"}'
+"""What the upstream answers: 200 bytes of JSON."""
+
+assert len(BODY) == 200
+
+SCRIPT = Path(__file__).with_name("wrk.lua")
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """How the load is made. Seconds are wall clock; `connections` calls are in flight all the time (closed loop)."""
+
+    wrk: str
+    connections: int
+    core_proxy: int
+    core_load: int
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What one timed run gave. Latencies in milliseconds; the busy shares and `others` are 0..1 of one core.
+
+    `others` is CPU time on either core that none of our processes used: a run with much of it was disturbed.
+    """
+
+    requests: int
+    requests_per_second: float
+    p50_ms: float
+    p99_ms: float
+    errors: int
+    proxy_core_busy: float
+    load_core_busy: float
+    others: float
+
+
+def check_answer(name: str, url: str, api_key: str) -> None:
+    """Raises Unusable unless one call is answered 200 with the upstream's body."""
+    address = urlsplit(url)
+    connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=5)
+    try:
+        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        connection.request("GET", address.path, headers=headers)
+        answer = connection.getresponse()
+        body = answer.read()
+    except (OSError, http.client.HTTPException) as error:
+        raise Unusable(f"{name} did not answer: {error!r}") from error
+    finally:
+        connection.close()
+    if answer.status != 200 or body != BODY:
+        raise Unusable(f"{name} answered {answer.status} with {body[:300]!r} instead of 200 with the upstream's body")
+
+
+def run_wrk(load: Load, url: str, api_key: str, seconds: float, servers: Sequence[Server]) -> Run:
+    """Load `url` for so long. `servers` are all that work for this run: the rest of the CPU time was others'."""
+    before = _Usage(load, servers)
+    wrk = subprocess.Popen(
+        [
+            "taskset",
+            "-c",
+            str(load.core_load),
+            load.wrk,
+            "-t1",
+            f"-c{load.connections}",
+            f"-d{seconds:g}s",
+            "--latency",
+            "-s",
+            str(SCRIPT),
+            url,
+        ],
+        env={**os.environ, "BENCH_API_KEY": api_key},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        output, _ = wrk.communicate(timeout=seconds + 30)
+    finally:
+        wrk.kill()
+        wrk.wait()
+    return _result(output, before.until_now())
+
+
+class _Usage:
+    """CPU use of the two cores since this was made."""
+
+    def __init__(self, load: Load, servers: Sequence[Server]) -> None:
+        self._load = load
+        self._servers = servers
+        self._start = self._read()
+
+    def _read(self) -> tuple[psutil._common.scputimes, psutil._common.scputimes, float]:  # type: ignore[name-defined]
+        cores = psutil.cpu_times(percpu=True)
+        children = psutil.Process().cpu_times()
+        ours = sum(server.cpu_seconds() for server in self._servers)
+        ours += children.user + children.system + children.children_user + children.children_system
+        return cores[self._load.core_proxy], cores[self._load.core_load], ours
+
+    def until_now(self) -> tuple[float, float, float]:
+        """Busy share of the proxy's core and of the load's core, and others' share of one core."""
+        start, now = self._start, self._read()
+        shares, busy_seconds, total = [], 0.0, 1.0
+        for old, new in ((start[0], now[0]), (start[1], now[1])):
+            total = max(sum(new) - sum(old), 1e-9)
+            idle = new.idle + new.iowait - old.idle - old.iowait
+            shares.append(1 - idle / total)
+            # Interrupt time belongs to nobody's account, so it can't be held against others.
+            interrupts = new.irq + new.softirq - old.irq - old.softirq
+            busy_seconds += total - idle - interrupts
+        return shares[0], shares[1], max(0.0, (busy_seconds - (now[2] - start[2])) / total)
+
+
+def _result(output: str, usage: tuple[float, float, float]) -> Run:
+    line = next((line for line in output.splitlines() if line.startswith("RESULT ")), None)
+    if line is None:
+        raise Unusable(f"wrk gave no result:\n{output[-2000:]}")
+    said = json.loads(line.removeprefix("RESULT "))
+    requests = said["requests"]
+    if said["bytes"] < requests * len(BODY):
+        raise Unusable(f"wrk received {said['bytes']} bytes for {requests} answers: bodies were missing")
+    return Run(
+        requests=requests,
+        requests_per_second=requests / (said["duration_us"] / 1e6),
+        p50_ms=said["p50_us"] / 1e3,
+        p99_ms=said["p99_us"] / 1e3,
+        errors=sum(said["errors"].values()),
+        proxy_core_busy=usage[0],
+        load_core_busy=usage[1],
+        others=usage[2],
+    )

@@ -1,0 +1,59 @@
+"""What the gateway sold during a benchmark: a speed that loses a credit does not count."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import subprocess
+import time
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+from benchmarks.processes import Unusable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+CREDITS = 1_000_000_000
+SETTLE_TIMEOUT_SECONDS = 5.0
+
+
+def create_key(gateway_command: Sequence[str], config: Path) -> str:
+    """A new key with a thousand million credits, made by the gateway's own command."""
+    command = [*gateway_command, "keys", "create", "--user", "bench", "--credits", str(CREDITS), "--json"]
+    done = subprocess.run([*command, "-c", str(config)], capture_output=True, text=True, timeout=60, check=False)
+    try:
+        api_key: str = json.loads(done.stdout)["api_key"]
+    except (ValueError, KeyError, TypeError) as error:
+        said = (done.stdout + done.stderr).strip()[-2000:]
+        raise Unusable(f"`gateway keys create` exited with status {done.returncode}:\n{said}") from error
+    return api_key
+
+
+def check_spent(database: Path, answered: int, in_flight: int) -> int:
+    """The credits spent according to the ledger, which must be those of the calls answered.
+
+    Each call cost 1. wrk drops up to `in_flight` calls when its time is up: those may have been sold, but not counted.
+    Raises Unusable when the books say anything else, or when a hold stays open.
+    """
+    deadline = time.monotonic() + SETTLE_TIMEOUT_SECONDS
+    with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
+        while (open_holds := _number(connection, "SELECT count(*) FROM holds")) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        spent = -_number(connection, "SELECT coalesce(sum(amount), 0) FROM entries WHERE kind = 'spend'")
+        left = _number(connection, "SELECT balance - held FROM keys")
+    if open_holds:
+        raise Unusable(f"{open_holds} holds are still open {SETTLE_TIMEOUT_SECONDS:.0f} s after the last call")
+    if not answered <= spent <= answered + in_flight:
+        raise Unusable(
+            f"{answered} calls were answered (and up to {in_flight} cut off), but {spent} credits were spent"
+        )
+    if left != CREDITS - spent:
+        raise Unusable(f"the key has {left} credits left of {CREDITS} after spending {spent}")
+    return spent
+
+
+def _number(connection: sqlite3.Connection, query: str) -> int:
+    number: int = connection.execute(query).fetchone()[0]
+    return number
