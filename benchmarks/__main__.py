@@ -13,9 +13,9 @@ import platform
 import signal
 import sys
 import tempfile
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from benchmarks import report
 from benchmarks.contenders import NAMES, PROXIES, Bench, Running, gateway_command, start_bare, start_upstream
@@ -23,9 +23,6 @@ from benchmarks.load import Load, Run, check_answer, run_wrk
 from benchmarks.processes import Server, Servers, Unusable
 from benchmarks.sold import check_spent
 from benchmarks.tools import Tools, find_tools
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 DOCS = Path(__file__).parents[1] / "docs"
 

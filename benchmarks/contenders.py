@@ -10,18 +10,14 @@ import json
 import os
 import shlex
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from benchmarks.load import BODY
 from benchmarks.processes import Server, Servers, Unusable, free_port, wait_listening
 from benchmarks.sold import create_key
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from benchmarks.tools import Tools
+from benchmarks.tools import Tools
 
 PATH = "/v1/personas"
 

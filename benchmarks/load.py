@@ -6,17 +6,14 @@ import http.client
 import json
 import os
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import psutil
 
 from benchmarks.processes import Server, Unusable
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 BODY = b'{"id":"persona-1","name":"Ada Example","age":36,"city":"Lisbon","bio":"' + b"x" * 127 + b'"}'
 """What the upstream answers: 200 bytes of JSON."""

@@ -9,16 +9,13 @@ UPSTREAM_URL names the upstream; `uvicorn benchmarks.plain_proxy:app` runs it.
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 import httpx
 from starlette.applications import Starlette
 from starlette.background import BackgroundTask
+from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
-
-if TYPE_CHECKING:
-    from starlette.requests import Request
 
 client = httpx.AsyncClient(
     base_url=os.environ["UPSTREAM_URL"],

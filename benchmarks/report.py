@@ -8,10 +8,8 @@ from dataclasses import asdict, dataclass
 from html import escape
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from benchmarks.load import Run
+from benchmarks.load import Run
 
 REFERENCE = "nginx"
 DISTURBED_SHARE = 0.05

@@ -6,14 +6,11 @@ import json
 import sqlite3
 import subprocess
 import time
+from collections.abc import Sequence
 from contextlib import closing
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from benchmarks.processes import Unusable
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
 
 CREDITS = 1_000_000_000
 SETTLE_TIMEOUT_SECONDS = 5.0
