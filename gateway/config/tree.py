@@ -11,8 +11,11 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
+Text = Annotated[str, Field(min_length=1)]
+Secret = Annotated[SecretStr, Field(min_length=1)]
+"""Empty is refused: a variable that is set to nothing must not become a password of nothing."""
 Credits = Annotated[int, Field(strict=True, ge=0, le=1_000_000_000)]
-Seconds = Annotated[float, Field(gt=0, le=86_400)]
+Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 Bytes = Annotated[int, Field(strict=True, gt=0)]
 Port = Annotated[int, Field(strict=True, ge=0, le=65_535)]
 Method = Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
@@ -20,13 +23,14 @@ ReleaseReason = Literal["unreachable", "timeout", "5xx", "4xx", "client_abort"]
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    # Building each section's validator at import, to build all of them again inside Config, would double the start.
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, defer_build=True)
 
 
 class ServerSection(Section):
     """Where the gateway listens, and the limits of what it reads."""
 
-    host: str = "127.0.0.1"
+    host: Text = "127.0.0.1"
     """Address to listen on; 0.0.0.0 for all."""
     port: Port = 8080
     """TCP port; 0 takes a free one."""
@@ -59,7 +63,7 @@ class ServerSection(Section):
 class AdminSection(Section):
     """The separate listener for metrics. Never expose it to callers."""
 
-    host: str = "127.0.0.1"
+    host: Text = "127.0.0.1"
     """Address to listen on."""
     port: Port = 9464
     """TCP port; 0 takes a free one."""
@@ -75,9 +79,9 @@ class DatabaseSection(Section):
 class UnkeySection(Section):
     """Unkey as the keeper of keys and credits."""
 
-    api_id: str
+    api_id: Text
     """The API's id at Unkey (api_…)."""
-    root_key: SecretStr
+    root_key: Secret
     """A root key that may verify, create and update keys of this API."""
     base_url: str = "https://api.unkey.com"
     """Unkey's address."""
@@ -103,9 +107,12 @@ class CreditsSection(Section):
 class JwtSection(Section):
     """The app's own tokens, so that its users can manage their keys."""
 
-    issuer: str
-    audience: str
-    jwks_url: str
+    issuer: Text
+    """What `iss` must be, to the letter."""
+    audience: Text
+    """What `aud` must name."""
+    jwks_url: Text
+    """Where the app's public keys are."""
 
 
 class IdentitySection(Section):
@@ -129,7 +136,7 @@ class TlsSection(Section):
 class UpstreamSection(Section):
     """A service behind the gateway."""
 
-    targets: Annotated[tuple[str, ...], Field(min_length=1)]
+    targets: Annotated[tuple[str, ...], Field(min_length=1, examples=[["http://127.0.0.1:9000"]])]
     """Base URLs, http:// or https://. A path in it is put before the call's path."""
     transport: Literal["http1", "httpx"] = "http1"
     """http1: our own fast client. httpx: slower, for HTTP/2 and outbound proxies."""
@@ -153,7 +160,7 @@ class UpstreamSection(Section):
     """How long an idle connection is kept; less than the target's own limit."""
     response_head_max_bytes: Bytes = 65_536
     """Status line and header fields of a response."""
-    tls: TlsSection = TlsSection()
+    tls: TlsSection = Field(default_factory=TlsSection)
     """For https targets."""
 
 
@@ -162,16 +169,16 @@ class SettledCost(Section):
 
     hold: Annotated[int, Field(strict=True, ge=1, le=1_000_000_000)]
     """Credits taken before the call: the most it can cost."""
-    settle: Annotated[str, Field(pattern=r"^[A-Za-z0-9-]+$")]
+    settle: Annotated[str, Field(pattern=r"^[A-Za-z0-9-]+$", examples=["X-Credits-Used"])]
     """Response header, or trailer when streaming, that tells the real cost."""
 
 
 class RouteSection(Section):
     """What is sold: a path, where it goes, what it costs."""
 
-    path: str
+    path: Annotated[str, Field(examples=["/v1/personas"])]
     """Literal, or with {name} for a segment and a last {name:path} for the rest."""
-    methods: Annotated[tuple[Method, ...], Field(min_length=1)]
+    methods: Annotated[tuple[Method, ...], Field(min_length=1, examples=[["POST"]])]
     """Methods that match."""
     upstream: str
     """Name of the upstream."""
@@ -192,29 +199,42 @@ class RouteSection(Section):
 class PackSection(Section):
     """Credits for sale."""
 
-    id: str
-    name: str
+    id: Text
+    """The pack's name in `POST /checkout`; stays the same for ever."""
+    name: Text
+    """What the buyer reads."""
     credits: Annotated[int, Field(strict=True, ge=1, le=1_000_000_000)]
+    """Credits in one pack."""
     price_cents: Annotated[int, Field(strict=True, ge=1, le=99_999_999)]
-    currency: Annotated[str, Field(pattern=r"^[a-z]{3}$")]
+    """Price of one pack in the currency's smallest unit."""
+    currency: Annotated[str, Field(pattern=r"^[a-z]{3}$", examples=["usd"])]
+    """ISO 4217 code in lower case."""
 
 
 class StripeSection(Section):
     """Stripe, where credits are bought by card."""
 
-    secret_key: SecretStr
+    secret_key: Secret
+    """sk_… or rk_…: what the gateway calls Stripe with."""
     publishable_key: SecretStr = SecretStr("")
-    webhook_secret: SecretStr
+    """pk_…: for pages that embed Stripe's own form."""
+    webhook_secret: Secret
+    """whsec_…: what Stripe signs its webhooks with."""
     base_url: str = "https://api.stripe.com"
+    """Stripe's address."""
 
 
 class BillingSection(Section):
     """What credits cost in money. Without `stripe` the billing routes answer 503."""
 
     packs: tuple[PackSection, ...] = ()
+    """What buyers can choose from."""
     stripe: StripeSection | None = None
+    """Absent: nothing is sold."""
     success_url: str | None = None
+    """Where Stripe sends the buyer who has paid. Needed with stripe."""
     cancel_url: str | None = None
+    """Where Stripe sends the buyer who turned back. Needed with stripe."""
 
 
 class LogSection(Section):
@@ -231,14 +251,17 @@ class LogSection(Section):
 class Config(Section):
     """The whole of config.yaml."""
 
-    server: ServerSection = ServerSection()
-    admin: AdminSection | None = AdminSection()
-    database: DatabaseSection = DatabaseSection()
-    credits: CreditsSection = CreditsSection()
-    identity: IdentitySection = IdentitySection()
+    server: ServerSection = Field(default_factory=ServerSection)
+    admin: AdminSection | None = Field(default_factory=AdminSection)
+    """`admin: null` turns the listener off."""
+    database: DatabaseSection = Field(default_factory=DatabaseSection)
+    credits: CreditsSection = Field(default_factory=CreditsSection)
+    identity: IdentitySection = Field(default_factory=IdentitySection)
     upstreams: dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")], UpstreamSection] = Field(
         default_factory=dict
     )
+    """The services behind the gateway, by name."""
     routes: tuple[RouteSection, ...] = ()
-    billing: BillingSection = BillingSection()
-    log: LogSection = LogSection()
+    """What is sold. The most specific path wins, whatever the order."""
+    billing: BillingSection = Field(default_factory=BillingSection)
+    log: LogSection = Field(default_factory=LogSection)

@@ -1,0 +1,211 @@
+"""Checks across fields: what a single value can't say about itself.
+
+Pure: a Config in, findings out. Nothing is opened, resolved or changed. A finding never quotes a URL, for it may hold
+a password.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator
+
+from gateway.config.address import check_base_url, check_page_url
+from gateway.config.problem import Finding, Path, did_you_mean, quote
+from gateway.config.route_path import RoutePath, check_prefix
+from gateway.config.tree import Config, Method, RouteSection, SettledCost, UpstreamSection
+
+_NOT_FOR_COSTS = frozenset(
+    {
+        *("connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection", "te", "trailer"),
+        *("transfer-encoding", "upgrade", "content-length", "content-encoding", "content-range", "content-type"),
+        *("host", "set-cookie"),
+    }
+)
+"""Hop-by-hop fields (RFC 9110 section 7.6.1), framing, and what would break the response if it were consumed."""
+_EVERY_HOST = ("0.0.0.0", "::")  # noqa: S104 - compared with, not bound
+_BEATS_MIN = 3
+"""A process may miss a beat or two without being taken for dead: that would end holds that are in use."""
+
+
+def check(config: Config) -> list[Finding]:
+    """Everything that is wrong across the fields of the config."""
+    return [
+        *_check_server(config),
+        *_check_database(config),
+        *_check_credits(config),
+        *_check_identity(config),
+        *_check_upstreams(config),
+        *_check_routes(config),
+        *_check_ties(config.routes),
+        *_check_billing(config),
+    ]
+
+
+def _check_server(config: Config) -> Iterator[Finding]:
+    for index, network in enumerate(config.server.trusted_proxies):
+        try:
+            ipaddress.ip_network(network)
+        except ValueError as error:
+            host_bits = "host bits" in str(error)
+            why = "has bits set outside its mask" if host_bits else "is not an IP address or network"
+            yield Finding(("server", "trusted_proxies", index), f"{quote(network)} {why}")
+    admin = config.admin
+    if admin is None or not admin.port or admin.port != config.server.port:
+        return
+    hosts = {admin.host, config.server.host}
+    if len(hosts) == 1 or hosts & set(_EVERY_HOST):
+        depends: tuple[Path, ...] = tuple((section, key) for section in ("server", "admin") for key in ("host", "port"))
+        yield Finding(("admin", "port"), "must not be the same as server.port", depends=depends)
+
+
+def _check_database(config: Config) -> Iterator[Finding]:
+    url = config.database.url.get_secret_value()
+    path: Path = ("database", "url")
+    if url.startswith(("postgresql:", "postgresql+", "postgres:")):
+        yield Finding(path, "PostgreSQL is not in this version yet: use sqlite:///path.db")
+    elif not url.startswith("sqlite:///") or "?" in url or url == "sqlite:///":
+        yield Finding(path, "expected sqlite:///relative/path.db or sqlite:////absolute/path.db")
+    elif url.startswith("sqlite:///:memory:"):
+        yield Finding(path, "a database in memory would forget what customers paid for: use sqlite:///path.db")
+
+
+def _check_credits(config: Config) -> Iterator[Finding]:
+    section = config.credits
+    if section.provider == "unkey":
+        yield Finding(("credits", "provider"), "unkey is not in this version yet: use local")
+        if section.unkey is None:
+            path: Path = ("credits", "unkey")
+            yield Finding(path, "is needed with provider: unkey", depends=(path, ("credits", "provider")))
+    if section.unkey is not None:
+        yield from _url_finding(("credits", "unkey", "base_url"), section.unkey.base_url)
+    if section.dead_after_seconds < _BEATS_MIN * section.heartbeat_seconds:
+        beat, dead = ("credits", "heartbeat_seconds"), ("credits", "dead_after_seconds")
+        least = _BEATS_MIN * section.heartbeat_seconds
+        message = f"must be at least {_BEATS_MIN} × heartbeat_seconds, here {least:g}"
+        yield Finding(dead, message, depends=(beat, dead))
+
+
+def _check_identity(config: Config) -> Iterator[Finding]:
+    if config.identity.jwt is not None:
+        yield from _url_finding(("identity", "jwt", "jwks_url"), config.identity.jwt.jwks_url, query_allowed=True)
+
+
+def _check_upstreams(config: Config) -> Iterator[Finding]:
+    for name, upstream in config.upstreams.items():
+        at: Path = ("upstreams", name)
+        for index, target in enumerate(upstream.targets):
+            yield from _url_finding((*at, "targets", index), target)
+        yield from _check_transport(at, upstream)
+
+
+def _check_transport(at: Path, upstream: UpstreamSection) -> Iterator[Finding]:
+    if upstream.transport == "httpx":
+        return
+    asked = {"http2": upstream.http2, "proxy_url": upstream.proxy_url is not None, "trust_env": upstream.trust_env}
+    for key, is_set in asked.items():
+        if is_set:
+            yield Finding((*at, key), "works only with transport: httpx", depends=((*at, key), (*at, "transport")))
+
+
+def _check_routes(config: Config) -> Iterator[Finding]:
+    for index, route in enumerate(config.routes):
+        at: Path = ("routes", index)
+        yield from _check_path(at, route)
+        yield from _check_price(at, route)
+        yield from _check_upstream(at, route, config)
+
+
+def _check_path(at: Path, route: RouteSection) -> Iterator[Finding]:
+    try:
+        path = RoutePath(route.path)
+    except ValueError as error:
+        yield Finding((*at, "path"), str(error))
+        return
+    hidden = path.hides()
+    if hidden is not None:
+        yield Finding((*at, "path"), f"would hide the gateway's own {hidden}: start it with another literal segment")
+    wrong = check_prefix(route.strip_prefix, path) if route.strip_prefix else None
+    if wrong is not None:
+        prefix = (*at, "strip_prefix")
+        yield Finding(prefix, wrong, depends=(prefix, (*at, "path")))
+
+
+def _check_price(at: Path, route: RouteSection) -> Iterator[Finding]:
+    depends: tuple[Path, ...] = ((*at, "cost"), (*at, "public"))
+    if route.cost is None and not route.public:
+        yield Finding(
+            at, "say what a call costs (cost: 5, or 0) or that nobody needs a key (public: true)", None, depends
+        )
+    elif route.cost is not None and route.public:
+        yield Finding((*at, "public"), "a public route has no cost: say one or the other", None, depends)
+    if isinstance(route.cost, SettledCost):
+        header = route.cost.settle.lower()
+        if header in _NOT_FOR_COSTS:
+            yield Finding((*at, "cost", "settle"), f"the header {header} has a meaning of its own in HTTP")
+        elif header.startswith("x-gateway-"):
+            yield Finding((*at, "cost", "settle"), "X-Gateway-* headers are the gateway's own")
+
+
+def _check_upstream(at: Path, route: RouteSection, config: Config) -> Iterator[Finding]:
+    path: Path = (*at, "upstream")
+    upstream = config.upstreams.get(route.upstream)
+    if upstream is None:
+        near = did_you_mean(route.upstream, config.upstreams)
+        depends: tuple[Path, ...] = (path, ("upstreams", route.upstream))
+        yield Finding(path, f"there is no upstream {quote(route.upstream)}", near, depends)
+    if not route.websocket:
+        return
+    socket = (*at, "websocket")
+    if "GET" not in route.methods:
+        yield Finding(socket, "a WebSocket begins with GET: name it in methods", None, (socket, (*at, "methods")))
+    if upstream is not None and upstream.transport != "http1":
+        transport: Path = ("upstreams", route.upstream, "transport")
+        yield Finding(socket, "needs an upstream with transport: http1", None, (socket, path, transport))
+
+
+def _check_ties(routes: tuple[RouteSection, ...]) -> Iterator[Finding]:
+    """Two routes that take the same calls are both named: only their owner knows which one is meant."""
+    by_call: dict[tuple[tuple[str, ...], Method], list[int]] = {}
+    for index, route in enumerate(routes):
+        try:
+            shape = RoutePath(route.path).shape
+        except ValueError:
+            continue
+        for method in dict.fromkeys(route.methods):
+            by_call.setdefault((shape, method), []).append(index)
+    tied: dict[tuple[int, int], list[Method]] = {}
+    for (_, method), indexes in by_call.items():
+        for index in indexes:
+            other = indexes[0] if index != indexes[0] else indexes[-1]
+            if other != index:
+                tied.setdefault((index, other), []).append(method)
+    for (index, other), methods in tied.items():
+        depends = tuple(("routes", at, key) for at in (index, other) for key in ("path", "methods"))
+        yield Finding(
+            ("routes", index, "path"), f"takes the same {'/'.join(methods)} calls as routes[{other}]", None, depends
+        )
+
+
+def _check_billing(config: Config) -> Iterator[Finding]:
+    billing = config.billing
+    first: dict[str, int] = {}
+    for index, pack in enumerate(billing.packs):
+        if first.setdefault(pack.id, index) != index:
+            at = ("billing", "packs", index, "id")
+            other = ("billing", "packs", first[pack.id], "id")
+            yield Finding(at, f"billing.packs[{first[pack.id]}] has the id {quote(pack.id)} already", None, (at, other))
+    for key, url in (("success_url", billing.success_url), ("cancel_url", billing.cancel_url)):
+        path: Path = ("billing", key)
+        wrong = check_page_url(url) if url is not None else None
+        if url is None and billing.stripe is not None:
+            yield Finding(path, "is needed with billing.stripe")
+        elif wrong is not None:
+            yield Finding(path, wrong)
+    if billing.stripe is not None:
+        yield from _url_finding(("billing", "stripe", "base_url"), billing.stripe.base_url)
+
+
+def _url_finding(path: Path, url: str, *, query_allowed: bool = False) -> Iterator[Finding]:
+    wrong = check_base_url(url, query_allowed=query_allowed)
+    if wrong is not None:
+        yield Finding(path, wrong)
