@@ -26,6 +26,8 @@ from gateway.errors import GatewayError, Invalid, InvalidKey
 logger = logging.getLogger("gateway.credits")
 
 GRANT_KINDS = frozenset({"signup", "purchase", "promo", "adjustment", "clawback", "reinstate"})
+TAKING_KINDS = frozenset({"adjustment", "clawback"})
+"""Kinds that may also take credits away."""
 PREFIX_BYTES = PREFIX.encode()
 
 
@@ -110,9 +112,10 @@ class LocalProvider:
     async def grant(self, key_id: str, amount: int, kind: str, reason: str, reference: str) -> Entry:
         if kind not in GRANT_KINDS:
             raise Invalid("No such kind.", errors={"kind": f"one of {', '.join(sorted(GRANT_KINDS))}"})
-        _check_credits("amount", abs(amount))
-        if amount == 0 or (amount < 0 and kind not in ("adjustment", "clawback")):
-            raise Invalid("Such an amount can't be granted.", errors={"amount": "must be at least 1"})
+        least = -CREDITS_MAX if kind in TAKING_KINDS else 1
+        if amount == 0:
+            raise Invalid("Nothing would change.", errors={"amount": "must not be 0"})
+        _check_credits("amount", amount, least)
         return await self._database.transaction(
             lambda connection: ledger.grant(connection, key_id, amount, kind, reason, reference)
         )
@@ -210,6 +213,6 @@ class LocalProvider:
             self._on_health(False, "the database does not take holds")
 
 
-def _check_credits(field: str, credits: int) -> None:
-    if type(credits) is not int or not 0 <= credits <= CREDITS_MAX:
-        raise Invalid("Not a number of credits.", errors={field: f"a whole number from 0 to {CREDITS_MAX}"})
+def _check_credits(field: str, credits: int, least: int = 0) -> None:
+    if type(credits) is not int or not least <= credits <= CREDITS_MAX:  # True is an int, but no number of credits
+        raise Invalid("Not a number of credits.", errors={field: f"a whole number from {least} to {CREDITS_MAX}"})

@@ -1,0 +1,182 @@
+"""What happens to holds when callers leave, the database stalls, or a process dies."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import time
+
+import pytest
+
+from gateway.credits.provider import HoldLost
+from gateway.errors import CreditsUnavailable
+from tests.credits.conftest import until
+
+
+def test_a_caller_cancelled_while_its_hold_is_written_leaves_nothing_held(ledger, run):
+    async def main():
+        async with ledger.provider() as provider:
+            secret, key = await provider.create("u", credits=1_000)
+            for turn in range(200):
+                waiting = [
+                    asyncio.ensure_future(provider.hold(secret.encode(), 1, "/x", f"r{turn}.{n}")) for n in range(5)
+                ]
+                for _ in range(turn % 7):
+                    await asyncio.sleep(0)
+                for future in waiting[:4]:
+                    future.cancel()
+                await provider.settle(await waiting[4], 1)
+            await until(lambda: provider.journal.pending == 0)
+            assert ledger.open_holds() == 0
+            assert provider.journal.holds_open == 0
+            assert (await provider.balance(key.key_id)).available == 800
+        ledger.audit()
+
+    run(main())
+
+
+def test_cancelling_the_wait_for_a_settlement_does_not_undo_it(ledger, run):
+    async def main():
+        async with ledger.provider() as provider:
+            secret, key = await provider.create("u", credits=10)
+            hold = await provider.hold(secret.encode(), 4, "/x", "r1")
+            asyncio.ensure_future(provider.settle(hold, 4)).cancel()
+            await until(lambda: provider.journal.pending == 0)
+            assert (await provider.balance(key.key_id)).available == 6
+            assert ledger.open_holds() == 0
+
+    run(main())
+
+
+def test_a_locked_database_means_503_in_time_and_recovers_by_itself(ledger, run):
+    async def main():
+        async with ledger.provider(hold_timeout_seconds=0.3) as provider:
+            secret, key = await provider.create("u", credits=10)
+            settling = await provider.hold(secret.encode(), 1, "/x", "r0")
+            blocker = sqlite3.connect(ledger.path, isolation_level=None)
+            blocker.execute("BEGIN EXCLUSIVE")
+            first = asyncio.ensure_future(provider.hold(secret.encode(), 1, "/x", "r1"))
+            await asyncio.sleep(0.05)
+            late = asyncio.ensure_future(provider.settle(settling, 1))
+            second = asyncio.ensure_future(provider.hold(secret.encode(), 1, "/x", "r2"))
+            started = time.monotonic()
+            outcomes = await asyncio.gather(first, second, late, return_exceptions=True)
+            assert all(isinstance(outcome, CreditsUnavailable) for outcome in outcomes), outcomes
+            assert time.monotonic() - started < 2
+            blocker.execute("ROLLBACK")
+            blocker.close()
+            hold = await asyncio.wait_for(_patient(provider, secret), 5)
+            await provider.settle(hold, 1)
+            await until(lambda: provider.journal.pending == 0)
+            # The hold that timed out and the settlement that was given up are free; one call was paid.
+            assert (await provider.balance(key.key_id)).available == 9
+            assert ledger.open_holds() == 0
+        ledger.audit()
+
+    run(main())
+
+
+async def _patient(provider, secret):
+    while True:
+        try:
+            return await provider.hold(secret.encode(), 1, "/x", "again")
+        except CreditsUnavailable:
+            await asyncio.sleep(0.05)
+
+
+def test_a_failed_commit_refuses_its_holds_and_repeats_its_ends(ledger, run):
+    async def main():
+        async with ledger.provider(hold_timeout_seconds=5) as provider:
+            secret, key = await provider.create("u", credits=10)
+            hold = await provider.hold(secret.encode(), 4, "/x", "r1")
+            saboteur = sqlite3.connect(ledger.path, isolation_level=None)
+            saboteur.execute("CREATE TRIGGER full BEFORE INSERT ON entries BEGIN SELECT raise(ABORT, 'disk full'); END")
+            settling = asyncio.ensure_future(provider.settle(hold, 4))
+            with pytest.raises(CreditsUnavailable):
+                await provider.hold(secret.encode(), 1, "/x", "r2")
+            assert not settling.done()
+            saboteur.execute("DROP TRIGGER full")
+            saboteur.close()
+            await asyncio.wait_for(settling, 5)
+            assert (await provider.balance(key.key_id)).available == 6
+        ledger.audit()
+
+    run(main())
+
+
+def test_holds_of_a_dead_process_are_ended_by_a_survivor(ledger, run):
+    async def main():
+        async with ledger.provider(heartbeat_seconds=0.05, dead_after_seconds=0.3) as survivor:
+            secret, key = await survivor.create("u", credits=10)
+            async with ledger.provider(heartbeat_seconds=60) as dead:
+                await dead.hold(secret.encode(), 2, "/x", "nothing came")
+                answered = await dead.hold(secret.encode(), 3, "/x", "an answer had begun")
+                await dead.keep(answered)
+                await until(lambda: ledger.open_holds() == 0)
+                with pytest.raises(HoldLost):
+                    await dead.settle(answered, 1)
+            entries = {entry.request_id: entry for entry in await survivor.history(key.key_id)}
+            assert (entries["nothing came"].amount, entries["an answer had begun"].amount) == (0, -3)
+            assert entries["nothing came"].reason == "gateway died"
+            assert (await survivor.balance(key.key_id)).available == 7
+        ledger.audit()
+
+    run(main())
+
+
+def test_holds_left_by_a_process_are_ended_at_the_next_start_even_alone(ledger, run):
+    async def main():
+        async with ledger.provider() as provider:
+            secret, _ = await provider.create("u", credits=10)
+            await provider.hold(secret.encode(), 2, "/x", "r1")
+        async with ledger.provider() as provider:
+            await until(lambda: ledger.open_holds() == 0)
+        ledger.audit()
+
+    run(main())
+
+
+def test_holds_of_a_living_process_are_left_alone(ledger, run):
+    async def main():
+        settings = {"heartbeat_seconds": 0.05, "dead_after_seconds": 0.3}
+        async with ledger.provider(**settings) as one, ledger.provider(**settings) as two:
+            secret, _ = await one.create("u", credits=10)
+            hold = await one.hold(secret.encode(), 2, "/x", "r1")
+            await asyncio.sleep(1)
+            await one.settle(hold, 2)
+            assert two.journal.holds_open == 0
+
+    run(main())
+
+
+def test_a_process_taken_for_dead_goes_on_under_a_new_number(ledger, run):
+    async def main():
+        async with ledger.provider(heartbeat_seconds=0.05) as provider:
+            secret, _ = await provider.create("u", credits=10)
+            first = await provider.hold(secret.encode(), 1, "/x", "r1")
+            connection = sqlite3.connect(ledger.path, isolation_level=None)
+            connection.execute("DELETE FROM instances")
+            await until(lambda: connection.execute("SELECT count(*) FROM instances").fetchone()[0] == 1)
+            await until(lambda: ledger.open_holds() == 0)
+            second = await provider.hold(secret.encode(), 1, "/x", "r2")
+            assert second.id >> 40 > first.id >> 40
+            await asyncio.sleep(0.2)
+            await provider.settle(second, 1)
+            connection.close()
+        ledger.audit()
+
+    run(main())
+
+
+def test_closing_commits_what_is_queued(ledger, run):
+    async def main():
+        async with ledger.provider() as provider:
+            secret, key = await provider.create("u", credits=1_000)
+            holds = await asyncio.gather(*(provider.hold(secret.encode(), 1, "/x", f"r{n}") for n in range(500)))
+            futures = [provider.settle(hold, 1) for hold in holds]
+        assert all(future.done() for future in futures)
+        async with ledger.provider() as provider:
+            assert (await provider.balance(key.key_id)).available == 500
+        ledger.audit()
+
+    run(main())

@@ -1,0 +1,271 @@
+"""What every provider owes the proxy, whatever it is built on."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from gateway.credits.provider import Hold, HoldLost
+from gateway.errors import Conflict, Invalid, InvalidKey, KeyDisabled, KeyExpired, OutOfCredits
+
+
+def test_hold_takes_the_cost_before_anything_else_happens(ledger, run):
+    async def main():
+        async with ledger.provider() as provider:
+            secret, key = await provider.create("u", credits=10)
+            hold = await provider.hold(secret.encode(), 4, "/x", "r1")
+            assert (hold.key_id, hold.user_id, hold.cost, hold.available) == (key.key_id, "u", 4, 6)
+            balance = await provider.balance(key.key_id)
+            assert (balance.available, balance.held) == (6, 4)
+            ledger.audit()
+            await provider.release(hold, "test")
+
+    run(main())
+
+
+def test_settling_keeps_the_credits_and_writes_one_spend_entry(ledger, run):
+    async def main():
+        async with ledger.provider() as provider:
+            secret, key = await provider.create("u", credits=10)
+            hold = await provider.hold(secret.encode(), 4, "/x", "r1")
+            await provider.settle(hold, 4)
+            entry = (await provider.history(key.key_id))[0]
+            assert (entry.kind, entry.amount, entry.balance_after, entry.route, entry.request_id) == (
+                "spend",
+                -4,
+                6,
+                "/x",
+                "r1",
+            )
+            assert (await provider.balance(key.key_id)).held == 0
+        ledger.audit()
+
+    run(main())
+
+
+def test_settling_for_less_gives_the_rest_back(ledger, run):
+    async def main():
+        async with ledger.provider() as provider:
+            secret, key = await provider.create("u", credits=20)
+            hold = await provider.hold(secret.encode(), 20, "/x", "r1")
+            await provider.settle(hold, 7)
+            assert (await provider.balance(key.key_id)).available == 13
+        ledger.audit()
+
+    run(main())
+
+
+def test_released_credits_come_back_and_history_has_the_reason(ledger, run):
+    async def main():
+        async with ledger.provider() as provider:
+            secret, key = await provider.create("u", credits=10)
+            hold = await provider.hold(secret.encode(), 4, "/x", "r1")
+            await provider.release(hold, "timeout")
+            assert (await provider.balance(key.key_id)).available == 10
+            entry = (await provider.history(key.key_id))[0]
+            assert (entry.kind, entry.amount, entry.reason, entry.request_id) == ("spend", 0, "timeout", "r1")
+        ledger.audit()
+
+    run(main())
+
+
+@pytest.mark.parametrize("second", ["settle", "release", "keep"])
+@pytest.mark.parametrize("first", ["settle", "release"])
+def test_a_hold_ends_once_and_the_second_end_is_told(ledger, run, first, second):
+    async def end(provider, how, hold):
+        await {"settle": lambda: provider.settle(hold, 4), "release": lambda: provider.release(hold, "r")}.get(
+            how, lambda: provider.keep(hold)
+        )()
+
+    async def main():
+        async with ledger.provider() as provider:
+            secret, key = await provider.create("u", credits=10)
+            hold = await provider.hold(secret.encode(), 4, "/x", "r1")
+            await end(provider, first, hold)
+            with pytest.raises(HoldLost):
+                await end(provider, second, hold)
+            assert (await provider.balance(key.key_id)).available == (6 if first == "settle" else 10)
+        ledger.audit()
+
+    run(main())
+
+
+def test_no_more_is_held_than_there_is_at_any_concurrency(ledger, run):
+    async def main():
+        async with ledger.provider() as one, ledger.provider() as two:
+            secret, key = await one.create("u", credits=10)
+            outcomes = await asyncio.gather(
+                *(p.hold(secret.encode(), 3, "/x", f"r{p is one}{n}") for n in range(500) for p in (one, two)),
+                return_exceptions=True,
+            )
+            holds = [outcome for outcome in outcomes if isinstance(outcome, Hold)]
+            assert len(holds) == 3
+            assert all(isinstance(outcome, (Hold, OutOfCredits)) for outcome in outcomes)
+            assert (await one.balance(key.key_id)).available == 1
+            ledger.audit()
+
+    run(main())
+
+
+def test_out_of_credits_tells_what_a_program_needs_to_know(ledger, run):
+    async def main():
+        async with ledger.provider(checkout="/checkout") as provider:
+            secret, _ = await provider.create("u", credits=5)
+            hold = await provider.hold(secret.encode(), 3, "/x", "r1")
+            with pytest.raises(OutOfCredits) as caught:
+                await provider.hold(secret.encode(), 4, "/x", "r2")
+            problem = caught.value.problem("r2")
+            told = {name: problem[name] for name in ("available", "held", "cost", "shortfall", "checkout")}
+            assert told == {"available": 2, "held": 3, "cost": 4, "shortfall": 2, "checkout": "/checkout"}
+            await provider.release(hold, "test")
+
+    run(main())
+
+
+def test_an_unlimited_key_is_never_refused_and_its_calls_are_still_in_the_history(ledger, run):
+    async def main():
+        async with ledger.provider() as provider:
+            secret, key = await provider.create("u", credits=None)
+            hold = await provider.hold(secret.encode(), 1_000_000_000, "/x", "r1")
+            assert hold.available is None
+            await provider.settle(hold, 1_000_000_000)
+            entry = (await provider.history(key.key_id))[0]
+            assert (entry.amount, entry.balance_after) == (-1_000_000_000, None)
+
+    run(main())
+
+
+def test_a_free_call_checks_the_key_and_moves_nothing(ledger, run):
+    async def main():
+        async with ledger.provider() as provider:
+            secret, key = await provider.create("u", credits=0)
+            hold = await provider.hold(secret.encode(), 0, "/x", "r1")
+            assert (hold.id, hold.available) == (0, 0)
+            await provider.settle(hold, 0)
+            assert await provider.history(key.key_id) == []
+            with pytest.raises(InvalidKey):
+                await provider.hold(b"gw_" + b"0" * 49, 0, "/x", "r2")
+
+    run(main())
+
+
+def test_keys_that_may_not_be_used_are_refused_each_with_its_own_error(ledger, run):
+    async def main():
+        async with ledger.provider() as provider:
+            disabled, key = await provider.create("u", credits=5)
+            await provider.enable(key.key_id, False)
+            expired, _ = await provider.create("u", credits=5, expires_at=int(time.time() * 1000) - 1)
+            revoked, key = await provider.create("u", credits=5)
+            assert await provider.revoke(key.key_id)
+            for secret, error in [
+                (disabled, KeyDisabled),
+                (expired, KeyExpired),
+                (revoked, InvalidKey),
+                ("gw_unknown", InvalidKey),
+                ("sk_other", InvalidKey),
+            ]:
+                with pytest.raises(error):
+                    await provider.hold(secret.encode(), 1, "/x", "r")
+
+    run(main())
+
+
+def test_rotating_keeps_key_id_balance_and_history_and_stops_the_old_secret_at_once(ledger, run):
+    async def main():
+        async with ledger.provider() as provider:
+            old, key = await provider.create("u", credits=5)
+            hold = await provider.hold(old.encode(), 2, "/x", "r1")
+            new, rotated = await provider.rotate(key.key_id)
+            assert (rotated.key_id, rotated.available, rotated.held) == (key.key_id, 3, 2)
+            with pytest.raises(InvalidKey):
+                await provider.hold(old.encode(), 1, "/x", "r2")
+            await provider.settle(hold, 2)
+            assert (await provider.hold(new.encode(), 0, "/x", "r3")).available == 3
+            await provider.revoke(key.key_id)
+            assert await provider.rotate(key.key_id) is None
+            assert await provider.rotate("key_none") is None
+        ledger.audit()
+
+    run(main())
+
+
+def test_a_grant_is_applied_once_per_reference(ledger, run):
+    async def main():
+        async with ledger.provider() as one, ledger.provider() as two:
+            _, key = await one.create("u", credits=0)
+            entries = await asyncio.gather(
+                *(p.grant(key.key_id, 50, "purchase", "starter", "order:1") for _ in range(20) for p in (one, two))
+            )
+            assert len({entry.id for entry in entries}) == 1
+            assert (await one.balance(key.key_id)).available == 50
+            with pytest.raises(Conflict):
+                await one.grant(key.key_id, 51, "purchase", "starter", "order:1")
+        ledger.audit()
+
+    run(main())
+
+
+@pytest.mark.parametrize("amount", [0, -1, 2**63, 1.5, "10", True, None])
+def test_amounts_that_are_no_credits_are_refused_by_name(ledger, run, amount):
+    async def main():
+        async with ledger.provider() as provider:
+            _, key = await provider.create("u", credits=0)
+            with pytest.raises(Invalid) as caught:
+                await provider.grant(key.key_id, amount, "promo", "test", "ref")
+            assert "amount" in caught.value.members["errors"]
+            assert (await provider.balance(key.key_id)).available == 0
+
+    run(main())
+
+
+def test_an_adjustment_never_takes_what_is_held_or_not_there(ledger, run):
+    async def main():
+        async with ledger.provider() as provider:
+            secret, key = await provider.create("u", credits=10)
+            hold = await provider.hold(secret.encode(), 8, "/x", "r1")
+            with pytest.raises(Invalid):
+                await provider.grant(key.key_id, -3, "adjustment", "test", "a:1")
+            entry = await provider.grant(key.key_id, -2, "adjustment", "test", "a:2")
+            assert entry.balance_after == 8
+            await provider.settle(hold, 8)
+        ledger.audit()
+
+    run(main())
+
+
+def test_history_pages_newest_first_and_shows_only_the_keys_own_entries(ledger, run):
+    async def main():
+        async with ledger.provider() as provider:
+            keys = [await provider.create("u", credits=100) for _ in range(3)]
+            for n in range(30):
+                secret, _ = keys[n % 3]
+                await provider.settle(await provider.hold(secret.encode(), 1, "/x", f"r{n}"), 1)
+            seen: list[int] = []
+            before = None
+            while page := await provider.history(keys[1][1].key_id, before=before, limit=4):
+                seen += [entry.id for entry in page]
+                assert all(entry.request_id is None or int(entry.request_id[1:]) % 3 == 1 for entry in page)
+                before = page[-1].id
+            assert len(seen) == 11
+            assert seen == sorted(seen, reverse=True)
+            assert await provider.history("key_none") == []
+            other = (await provider.history(keys[0][1].key_id))[0].id
+            assert await provider.history(keys[1][1].key_id, before=other) == []
+
+    run(main())
+
+
+def test_only_the_hash_of_a_secret_is_stored(ledger, run):
+    async def main():
+        async with ledger.provider() as provider:
+            secret, _ = await provider.create("u", credits=1)
+            await provider.hold(secret.encode(), 1, "/x", "r1")
+        return secret
+
+    secret = run(main())
+    for path in ledger.path.parent.iterdir():
+        content = path.read_bytes()
+        assert secret.encode() not in content
+        assert secret[10:].encode() not in content
