@@ -26,7 +26,10 @@ _SHAPES = (
     r"(?P<dsn>://[^\s/:@]{0,256}:)\S{1,1024}@",
     r"(?P<bearer>\bbearer['\"]?\s+)[a-z0-9._~+/=-]+",
     # `authorization: Basic …`, `api_key=…`, `"password": "…"`, `(b'x-api-key', b'…')`
-    rf"(?P<name>(?:{_NAMES})['\"]?\s{{0,4}}[:=,]\s{{0,4}}(?:b?['\"])?(?:(?:basic|bearer|digest)\s+)?)[^\s'\",;&)}}\]]+",
+    (
+        rf"(?P<name>(?:{_NAMES})['\"]?\s{{0,4}}[:=,]\s{{0,4}})"
+        r"(?:b?\"[^\"]{0,1024}\"|b?'[^']{0,1024}'|(?:b?['\"])?(?:(?:basic|bearer|digest)\s+)?[^\s'\",;&)}\]]+)"
+    ),
     r"(?P<prefix>(?:[sr]k_(?:live|test)|whsec|unkey)_)[a-z0-9+/=_-]+",
     r"eyJ[a-z0-9_-]{8,}\.[a-z0-9_-]+\.[a-z0-9_-]*",
 )

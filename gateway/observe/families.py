@@ -1,0 +1,61 @@
+"""What is measured: every metric family, its labels and its meaning, in one table.
+
+No label ever carries a key, a user or a path: only names from the configuration and words of our own, so the number
+of series is bounded by the configuration.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Bounds = tuple[float, ...]
+
+SECONDS: Bounds = (
+    *(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05),
+    *(0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0),
+)
+"""Upper bounds of the buckets of durations."""
+
+ROWS: Bounds = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+"""Upper bounds of the buckets of batch sizes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """One metric family. `over_workers` says how the gauges of several workers become one."""
+
+    kind: Literal["counter", "gauge", "histogram"]
+    help: str
+    labels: tuple[str, ...] = ()
+    bounds: Bounds = ()
+    over_workers: Literal["sum", "min"] = "sum"
+
+
+FAMILIES: dict[str, Family] = {
+    "requests": Family("counter", "Calls answered.", ("route", "method", "status")),
+    "request_duration_seconds": Family(
+        "histogram", "From a call's head read to its answer's last byte handed over.", ("route",), SECONDS
+    ),
+    "upstream_duration_seconds": Family(
+        "histogram", "The part of a call spent with the upstream, its body included.", ("route",), SECONDS
+    ),
+    "overhead_seconds": Family(
+        "histogram", "What is left of a call without its upstream and its hold: the gateway itself.", (), SECONDS
+    ),
+    "verify_duration_seconds": Family("histogram", "Checking the key and taking the cost.", (), SECONDS),
+    "credits_charged": Family("counter", "Credits kept for calls that succeeded.", ("route",)),
+    "credits_released": Family("counter", "Credits given back, by why.", ("route", "reason")),
+    "refusals": Family("counter", "Calls the gateway refused or failed itself, by the problem's slug.", ("reason",)),
+    "holds_open": Family("gauge", "Holds that have neither been settled nor released yet."),
+    "journal_pending": Family("gauge", "Changes to holds that wait to be committed."),
+    "database_commits": Family("counter", "Transactions committed by the writer."),
+    "database_batch_size": Family("histogram", "Changes that share one transaction.", (), ROWS),
+    "connections_open": Family("gauge", "Callers' connections."),
+    "upstream_connections_open": Family("gauge", "Connections to the upstream, in use or idle.", ("upstream",)),
+    "upstream_connections_idle": Family("gauge", "Connections to the upstream that wait for a call.", ("upstream",)),
+    "upstream_connections_waiting": Family("gauge", "Calls that wait for a connection.", ("upstream",)),
+    "ready": Family("gauge", "1 if every worker is ready to take calls.", over_workers="min"),
+    "workers": Family("gauge", "Live worker processes."),
+}
+"""By name, without the namespace `gateway_` and without the `_total` that the exposition puts behind counters."""
