@@ -20,9 +20,10 @@ class UpstreamRequest:
     `headers` are end-to-end only and complete but for Host and the framing (Content-Length or Transfer-Encoding),
     which the transport writes. `body` is all of it, or an iterator when it streams; `content_length` is the length
     the caller declared, or None for a chunked body. `upgrade` asks for a switch of protocols (b"websocket").
+    `is_sent` is the transport's: the whole request was written, so the upstream may have executed it.
     """
 
-    __slots__ = ("body", "content_length", "headers", "method", "target", "upgrade")
+    __slots__ = ("body", "content_length", "headers", "is_sent", "method", "target", "upgrade")
 
     def __init__(
         self,
@@ -39,6 +40,7 @@ class UpstreamRequest:
         self.body = body
         self.content_length = content_length
         self.upgrade = upgrade
+        self.is_sent = False
 
 
 class UpstreamResponse(Protocol):

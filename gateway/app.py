@@ -1,0 +1,225 @@
+"""Where everything is wired together, once. Start reading here.
+
+    create_app(config) → (app, admin_app)
+
+`app` answers callers: the control plane's few paths, everything else goes to the data plane (proxy/endpoint.py).
+`admin_app` answers ops on a listener of its own. Nothing is opened before the server's lifespan says so, and only this
+file knows which adapters stand behind the ports.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+from pydantic import SecretStr
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from gateway.config.tree import Config, Section
+from gateway.credits.local import LocalProvider, Settings
+from gateway.credits.provider import CreditsProvider
+from gateway.credits.secrets import PREFIX
+from gateway.database.checkpoint import Checkpointer
+from gateway.database.engine import open_database
+from gateway.deadlines import Deadlines
+from gateway.errors import GatewayError
+from gateway.observe.access_log import AccessLog
+from gateway.observe.admin import admin_app
+from gateway.observe.document import send_problem
+from gateway.observe.health import Readiness, healthz
+from gateway.observe.ids import RequestIds
+from gateway.observe.logs import is_json
+from gateway.observe.metrics import Metrics
+from gateway.observe.redaction import Redaction
+from gateway.proxy.endpoint import Endpoint
+from gateway.proxy.headers import HeadReader
+from gateway.proxy.routes import Route, RouteTable
+from gateway.upstreams.open import open_transports
+from gateway.upstreams.transport import Transport
+
+logger = logging.getLogger("gateway")
+
+
+def create_app(config: Config, metrics_directory: Path | None = None) -> tuple[ASGIApp, ASGIApp]:
+    """The app for callers and the app for ops. Call it in the worker, on its event loop.
+
+    `metrics_directory` is where several workers share their numbers; None where there is one worker.
+    """
+    metrics = Metrics(metrics_directory)
+    return Gateway(config, metrics), admin_app(metrics)
+
+
+@asynccontextmanager
+async def open_provider(config: Config) -> AsyncIterator[CreditsProvider]:
+    """The keeper of keys and credits alone, for the command line. Raises DatabaseError or GatewayError."""
+    deadlines = Deadlines(asyncio.get_running_loop())
+    async with AsyncExitStack() as stack:
+        stack.callback(deadlines.close)
+        yield await _open_local_provider(config, deadlines, stack)
+
+
+class Gateway:
+    """The ASGI app for callers. Opened and closed by the lifespan events of its server."""
+
+    def __init__(self, config: Config, metrics: Metrics) -> None:
+        self._config = config
+        self._metrics = metrics
+        self._readiness = Readiness(["database"])
+        self._control: dict[str, ASGIApp] = {"/healthz": healthz, "/readyz": self._readiness.readyz}
+        self._endpoint: ASGIApp = _not_started
+        self._stack = AsyncExitStack()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            app = self._control.get(scope["path"], self._endpoint)
+            await app(scope, receive, send)
+        elif scope["type"] == "lifespan":
+            await self._live(receive, send)
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        while True:
+            message = await receive()
+            if message["type"] == "lifespan.startup":
+                try:
+                    await self._open()
+                except Exception as error:  # noqa: BLE001 - whatever it is, the server must be told that we can't serve
+                    logger.critical("can't start: %s", _public(error))
+                    await self._stack.aclose()
+                    await send({"type": "lifespan.startup.failed", "message": _public(error)})
+                    return
+                await send({"type": "lifespan.startup.complete"})
+            else:
+                await self._stack.aclose()
+                await send({"type": "lifespan.shutdown.complete"})
+                return
+
+    async def _open(self) -> None:
+        """Open what a call needs, in the order in which it is closed backwards."""
+        config, loop, stack = self._config, asyncio.get_running_loop(), self._stack
+        deadlines = Deadlines(loop)
+        stack.callback(deadlines.close)
+        deadlines.watch(self._metrics)
+        stack.callback(self._metrics.close)
+        access_log = self._open_access_log(deadlines)
+        provider = await _open_local_provider(config, deadlines, stack, self._metrics, self._readiness)
+        transports = open_transports(config.upstreams, deadlines, loop)
+        for transport in transports.values():
+            stack.push_async_callback(transport.aclose)
+        self._endpoint = Endpoint(
+            _routes(config, transports, self._metrics),
+            provider,
+            HeadReader(config.server.trusted_proxies),
+            RequestIds(),
+            self._metrics,
+            access_log,
+        )
+        self._metrics.collect_gauges(lambda: [("ready", (), int(self._readiness.ready))])
+        self._readiness.set("database", True)
+        stack.callback(self._readiness.drain)
+
+    def _open_access_log(self, deadlines: Deadlines) -> AccessLog | None:
+        log = self._config.log
+        if not log.access:
+            return None
+        access_log = AccessLog(
+            sys.stderr.fileno(),
+            json_lines=is_json(log.format, sys.stderr),
+            redaction=Redaction([PREFIX], secrets_of(self._config)),
+        )
+        deadlines.watch(access_log)
+        self._stack.callback(access_log.close)
+        return access_log
+
+
+async def _open_local_provider(
+    config: Config,
+    deadlines: Deadlines,
+    stack: AsyncExitStack,
+    metrics: Metrics | None = None,
+    readiness: Readiness | None = None,
+) -> LocalProvider:
+    database = await asyncio.to_thread(open_database, config.database.url.get_secret_value())
+    stack.push_async_callback(database.aclose)
+    checkpointer = Checkpointer(database.path)
+    checkpointer.open()
+    stack.push_async_callback(asyncio.to_thread, checkpointer.close)
+    provider = LocalProvider(
+        database,
+        deadlines,
+        Settings(
+            hold_timeout_seconds=config.credits.hold_timeout_seconds,
+            heartbeat_seconds=config.credits.heartbeat_seconds,
+            dead_after_seconds=config.credits.dead_after_seconds,
+            checkout="/checkout" if config.billing.stripe is not None else None,
+        ),
+        on_commit=_count_commits(metrics) if metrics is not None else None,
+        on_health=(lambda ok, reason: readiness.set("database", ok, reason)) if readiness is not None else None,
+    )
+    await provider.open()
+    stack.push_async_callback(provider.aclose)
+    if metrics is not None:
+        journal = provider.journal
+        metrics.collect_gauges(
+            lambda: [("holds_open", (), journal.holds_open), ("journal_pending", (), journal.pending)]
+        )
+    return provider
+
+
+def _count_commits(metrics: Metrics) -> Callable[[int], None]:
+    commits = metrics.counter("database_commits")
+    sizes = metrics.histogram("database_batch_size")
+
+    def count(size: int) -> None:
+        commits.add()
+        sizes.observe(size)
+
+    return count
+
+
+def _routes(config: Config, transports: dict[str, Transport], metrics: Metrics) -> RouteTable:
+    return RouteTable(
+        [
+            (
+                section,
+                Route(
+                    section,
+                    transports[section.upstream],
+                    metrics.route(section.path),
+                    body_max_bytes=config.server.body_max_bytes,
+                ),
+            )
+            for section in config.routes
+        ]
+    )
+
+
+def secrets_of(section: Section) -> Iterable[str]:
+    """Every secret of the configuration, for the filter that keeps them out of the logs."""
+    for name in type(section).model_fields:
+        yield from _secrets_in(getattr(section, name))
+
+
+def _secrets_in(value: object) -> Iterable[str]:
+    if isinstance(value, SecretStr):
+        if value.get_secret_value():
+            yield value.get_secret_value()
+    elif isinstance(value, Section):
+        yield from secrets_of(value)
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from _secrets_in(item)
+    elif isinstance(value, tuple):
+        for item in value:
+            yield from _secrets_in(item)
+
+
+def _public(error: Exception) -> str:
+    return (error.cause or error.detail) if isinstance(error, GatewayError) else f"{error}"
+
+
+async def _not_started(_scope: Scope, _receive: Receive, send: Send) -> None:
+    await send_problem(GatewayError("The gateway has not started."), send)

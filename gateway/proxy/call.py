@@ -1,0 +1,46 @@
+"""What is known of one call while it runs, for its headers, the log and the metrics."""
+
+from __future__ import annotations
+
+from gateway.credits.provider import Hold
+from gateway.proxy.routes import Route
+
+CALLER_LEFT = 499
+"""The status the log gives a call whose caller left before an answer (nginx's number; never sent)."""
+
+
+class Call:
+    """One call. Times are `time.perf_counter()` seconds.
+
+    `verdict` is what became of the credits: settled, kept (until the cost is known), free, public, released:<why> or
+    refused:<slug>; `released` is the why, one of few words. `cost` is what was kept so far.
+    """
+
+    __slots__ = (
+        "bytes_sent",
+        "cost",
+        "held_at",
+        "hold",
+        "released",
+        "request_id",
+        "response_started",
+        "route",
+        "started_at",
+        "status",
+        "upstream_at",
+        "verdict",
+    )
+
+    def __init__(self, request_id: str, started_at: float) -> None:
+        self.request_id = request_id
+        self.started_at = started_at
+        self.held_at = 0.0
+        self.upstream_at = 0.0
+        self.route: Route | None = None
+        self.hold: Hold | None = None
+        self.status = CALLER_LEFT
+        self.bytes_sent = 0
+        self.cost = 0
+        self.released = ""
+        self.verdict = ""
+        self.response_started = False

@@ -1,0 +1,277 @@
+"""The life of a metered call, from the parsed head to the last byte of the answer.
+
+    match the route → read the key → refuse what is too large → take the credits (durable)
+    → send upstream → the response head decides: settle or release (durable) → relay
+
+Two orders matter. The hold is durable before the first byte goes upstream, so no crash serves a call that nobody paid.
+The settlement is durable before the first byte of the answer goes back, so a hold found open after a crash is a call
+whose caller got nothing, and is released.
+
+A caller who leaves cancels this task: the upstream connection is closed and the hold ends by the route's policy.
+"""
+
+from __future__ import annotations
+
+import logging
+from asyncio import CancelledError
+from time import perf_counter
+from typing import Any
+
+from starlette.types import Receive, Scope, Send
+
+from gateway.credits.provider import CreditsProvider, Hold
+from gateway.errors import BodyTooLarge, CreditsUnavailable, GatewayError, InternalError, UpstreamError
+from gateway.observe.access_log import AccessLog
+from gateway.observe.ids import RequestIds
+from gateway.observe.metrics import Metrics
+from gateway.proxy.body import read_body
+from gateway.proxy.call import CALLER_LEFT, Call
+from gateway.proxy.headers import HeadReader, RequestHead, clean_response
+from gateway.proxy.routes import Route, RouteTable
+from gateway.proxy.settlement import release_word, told_cost
+from gateway.proxy.websocket import relay_tunnel
+from gateway.upstreams.transport import Headers, UpstreamRequest, UpstreamResponse
+
+logger = logging.getLogger("gateway.proxy")
+
+CLIENT_ABORT = "client_abort"
+KEPT = "kept"
+
+
+class Endpoint:
+    """The data plane: a raw ASGI app for every path that is a route."""
+
+    def __init__(
+        self,
+        routes: RouteTable,
+        provider: CreditsProvider,
+        heads: HeadReader,
+        ids: RequestIds,
+        metrics: Metrics,
+        access_log: AccessLog | None = None,
+    ) -> None:
+        self._routes = routes
+        self._provider = provider
+        self._heads = heads
+        self._ids = ids
+        self._metrics = metrics
+        self._access_log = access_log
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        call = Call(self._ids.next(), perf_counter())
+        try:
+            call.route = self._routes.match(scope["method"], scope["raw_path"])
+            response = await self._answer(call, call.route, scope, receive)
+            await self._relay(call, call.route, response, receive, send)
+        except GatewayError as error:
+            await self._refuse(call, error, send)
+        except OSError:
+            pass  # The caller has left: CallerGone from its body, or what `send` raises. No other OSError gets here.
+        except Exception as error:  # noqa: BLE001 - a defect of ours is answered as one, and its call is free
+            await self._fail(call, error, send)
+        finally:
+            self._record(call, scope)
+
+    async def _answer(self, call: Call, route: Route, scope: Scope, receive: Receive) -> UpstreamResponse:
+        """Take the credits, forward, and settle or release by the response head. The response is not yet relayed."""
+        head = self._heads.read(scope["headers"], scope["client"], scope["scheme"], keyed=not route.is_public)
+        if head.content_length is not None and head.content_length > route.body_max_bytes:
+            raise BodyTooLarge(route.body_max_bytes)
+        # A body that is broken or never comes costs nothing: its beginning is read before credits are taken.
+        # Not so for Expect: 100-continue, which asks for the key to be checked before the body is sent.
+        body: Any = b""
+        if head.has_body and not head.expects_continue:
+            body = await read_body(receive, route.body_max_bytes)
+        if not route.is_public:
+            call.hold = await self._provider.hold(head.api_key, route.cost, route.name, call.request_id)
+        call.held_at = perf_counter()
+        if head.has_body and head.expects_continue:
+            body = await read_body(receive, route.body_max_bytes)
+        request = self._request(call, route, head, body, scope)
+        response = await self._send(call, route, request)
+        call.upstream_at = perf_counter()
+        if call.hold is not None:
+            await self._decide(call, route, call.hold, request, response)
+        return response
+
+    def _request(self, call: Call, route: Route, head: RequestHead, body: Any, scope: Scope) -> UpstreamRequest:
+        headers = head.headers
+        headers.append((b"x-request-id", call.request_id.encode("ascii")))
+        headers.append((b"traceparent", self._ids.next_traceparent(head.traceparent)))
+        hold = call.hold
+        if hold is not None:
+            headers.append((b"x-gateway-user", hold.user_id.encode("ascii")))
+            headers.append((b"x-gateway-key-id", hold.key_id.encode("ascii")))
+            headers.append((b"x-gateway-cost", route.cost_header))
+        target: bytes = scope["raw_path"]
+        if route.strip:
+            target = target[route.strip :] or b"/"
+        if scope["query_string"]:
+            target = target + b"?" + scope["query_string"]
+        upgrade = b"websocket" if route.is_websocket and "gateway.tunnel" in scope.get("extensions", ()) else b""
+        return UpstreamRequest(scope["method"].encode("ascii"), target, headers, body, head.content_length, upgrade)
+
+    async def _send(self, call: Call, route: Route, request: UpstreamRequest) -> UpstreamResponse:
+        try:
+            return await route.transport.send(request)
+        except UpstreamError as error:
+            kept = error.possibly_executed and error.reason not in route.release_on
+            await self._end(call, route.cost if kept else 0, error.reason)
+            error.members["released"] = not kept
+            raise
+        except CancelledError as error:
+            # The caller left (or the drain limit struck: then there is a message, and the failure is ours).
+            kept = request.is_sent and CLIENT_ABORT not in route.release_on and not error.args
+            await self._end(call, route.cost if kept else 0, CLIENT_ABORT)
+            raise
+        except BaseException as error:
+            # Its body broke off or was too long, so the upstream never had a whole request; or a defect of ours.
+            await self._end(call, 0, "body" if isinstance(error, GatewayError | OSError) else "defect")
+            raise
+
+    async def _decide(
+        self, call: Call, route: Route, hold: Hold, request: UpstreamRequest, response: UpstreamResponse
+    ) -> None:
+        """Settle or release by the response head, durably, before any of it reaches the caller."""
+        try:
+            word = release_word(route, request, response.status)
+            if word:
+                await self._end(call, 0, word, f"upstream answered {response.status}")
+                return
+            cost: int | None = route.cost
+            if route.settle_header:
+                cost = told_cost(route, [*response.headers, *response.trailers], call.request_id)
+            if response.body is None and (cost is None or CLIENT_ABORT in route.release_on):
+                call.cost = route.cost if cost is None else cost
+                call.verdict = KEPT
+                await self._provider.keep(hold)
+            else:
+                await self._end(call, route.cost if cost is None else cost, "")
+        except CreditsUnavailable as error:
+            # Not settled, so not served.
+            await response.aclose()
+            call.cost = 0
+            error.members["released"] = True
+            raise
+        except BaseException:
+            await response.aclose()
+            raise
+
+    async def _end(self, call: Call, cost: int, word: str, reason: str | None = None) -> None:
+        """End the call's hold, keeping `cost`. What was queued here happens, also if this wait is cancelled."""
+        hold = call.hold
+        if hold is None:
+            return
+        call.cost = cost
+        if cost:
+            call.verdict = "settled"
+            await self._provider.settle(hold, cost, word or None)
+        elif hold.cost:
+            call.released = word or "used_nothing"
+            call.verdict = f"released:{call.released}"
+            await self._provider.release(hold, reason or call.released)
+        else:
+            call.verdict = "free"
+
+    async def _relay(self, call: Call, route: Route, response: UpstreamResponse, receive: Receive, send: Send) -> None:
+        call.status = response.status
+        headers = clean_response(response.headers, route.settle_header, _own_headers(call))
+        try:
+            call.response_started = True
+            if response.status == 101:
+                await relay_tunnel(response, headers, receive, send)
+            else:
+                await send({"type": "http.response.start", "status": response.status, "headers": headers})
+                if response.body is not None:
+                    call.bytes_sent = len(response.body)
+                    await send({"type": "http.response.body", "body": response.body})
+                else:
+                    await self._relay_stream(call, response, send)
+            if call.verdict == KEPT:
+                await self._end_kept(call, route, response.trailers)
+        except UpstreamError as error:
+            # The head is out: returning with the body unfinished makes the server cut the connection, so that the
+            # caller sees the truncation (RFC 9112 section 8).
+            logger.warning("%s: the upstream's answer broke off: %s", call.request_id, error.cause or error.detail)
+            if call.verdict == KEPT:
+                await self._end_kept(call, route, [])
+        except BaseException:
+            await response.aclose()
+            if call.verdict == KEPT:
+                await self._end(call, 0 if CLIENT_ABORT in route.release_on else call.cost, CLIENT_ABORT)
+            raise
+
+    async def _relay_stream(self, call: Call, response: UpstreamResponse, send: Send) -> None:
+        while chunk := await response.read():
+            call.bytes_sent += len(chunk)
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+        call.upstream_at = perf_counter()
+
+    async def _end_kept(self, call: Call, route: Route, trailers: Headers) -> None:
+        told = told_cost(route, trailers, call.request_id) if route.settle_header else None
+        await self._end(call, call.cost if told is None else told, "")
+
+    async def _refuse(self, call: Call, error: GatewayError, send: Send) -> None:
+        if error.cause:
+            logger.warning("%s: %s: %s", call.request_id, error.slug, error.cause)
+        if call.response_started:
+            return
+        call.status, headers, body = error.response(call.request_id)
+        call.verdict = call.verdict or f"refused:{error.slug}"
+        self._metrics.refuse(error.slug)
+        try:
+            await send({"type": "http.response.start", "status": call.status, "headers": headers})
+            await send({"type": "http.response.body", "body": body})
+        except OSError:
+            call.status = CALLER_LEFT
+
+    async def _fail(self, call: Call, error: Exception, send: Send) -> None:
+        logger.error("%s: a defect", call.request_id, exc_info=error)
+        await self._refuse(call, InternalError("The log has more under this request id."), send)
+
+    def _record(self, call: Call, scope: Scope) -> None:
+        now = perf_counter()
+        route = call.route
+        if route is None:
+            if self._access_log is None:
+                return
+        else:
+            charged = call.cost if call.verdict == "settled" else 0
+            route.metrics.observe(
+                scope["method"],
+                call.status,
+                now - call.started_at,
+                call.upstream_at - call.held_at if call.upstream_at else 0.0,
+                call.held_at - call.started_at if call.held_at else 0.0,
+                charged,
+            )
+            if call.released:
+                route.metrics.release(call.released, route.cost)
+        if self._access_log is not None:
+            self._access_log.add(
+                call.request_id,
+                scope["method"],
+                scope["raw_path"],
+                call.status,
+                route.name if route is not None else "",
+                call.hold.key_id if call.hold is not None else "",
+                call.cost,
+                call.verdict,
+                call.bytes_sent,
+                now - call.started_at,
+                call.upstream_at - call.held_at if call.upstream_at else 0.0,
+            )
+
+
+def _own_headers(call: Call) -> Headers:
+    own: Headers = [(b"x-request-id", call.request_id.encode("ascii"))]
+    hold = call.hold
+    if hold is not None:
+        kept = hold.cost
+        if call.verdict != KEPT:  # else the cost is known only at the end
+            kept = call.cost
+            own.append((b"x-credits-cost", b"%d" % kept))
+        if hold.available is not None:
+            own.append((b"x-credits-remaining", b"%d" % (hold.available + hold.cost - kept)))
+    return own
