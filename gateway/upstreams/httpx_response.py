@@ -1,0 +1,170 @@
+"""An answer over httpx, between the task that owns it and the caller that reads it."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import TYPE_CHECKING
+
+from gateway.deadlines import NEVER
+from gateway.errors import BadUpstreamResponse, UpstreamTimeout, UpstreamUnreachable
+
+if TYPE_CHECKING:
+    import httpx
+
+    from gateway.upstreams.transport import Headers
+
+BUFFERED_BYTES_MAX = 65_536
+"""Response bytes kept for a slow reader before the owner stops reading."""
+
+
+class HttpxResponse:
+    """Implements UpstreamResponse. One side is the caller's (`wait_head`, `read`, `aclose`), the other the owner's.
+
+    The two meet in plain attributes and two futures. A caller who leaves only says so: the owner sees it and ends
+    httpx's response in its own time. `deadline` is the caller's wait for the head.
+    """
+
+    __slots__ = (
+        "_buffered_bytes",
+        "_chunks",
+        "_ended",
+        "_error",
+        "_has_head",
+        "_loop",
+        "_reader",
+        "_room",
+        "_source",
+        "abandoned",
+        "body",
+        "content_length",
+        "deadline",
+        "headers",
+        "status",
+        "trailers",
+    )
+
+    status: int
+    headers: Headers
+    content_length: int | None
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._chunks: list[bytes] = []
+        self._buffered_bytes = 0
+        self._has_head = False
+        self._ended = False
+        self._error: Exception | None = None
+        self._reader: asyncio.Future[None] | None = None
+        self._room: asyncio.Future[None] | None = None
+        self._source: httpx.Response | None = None
+        self.abandoned = False
+        self.body: bytes | None = None
+        self.trailers: Headers = []
+        self.deadline = NEVER
+
+    # The caller's side.
+
+    async def wait_head(self) -> None:
+        """Return once the head is here; raises what went wrong before it."""
+        while not self._has_head and self._error is None:
+            await self._wait_for_owner()
+        if self._error is not None:
+            raise self._error
+
+    async def read(self) -> bytes:
+        while True:
+            if self._chunks:
+                data = b"".join(self._chunks)
+                self._chunks.clear()
+                self._buffered_bytes = 0
+                _wake(self._room)
+                return data
+            if self._error is not None:
+                raise self._error
+            if self._ended:
+                return b""
+            await self._wait_for_owner()
+
+    async def write(self, chunk: bytes) -> None:
+        raise BadUpstreamResponse(cause=f"No tunnel over httpx for {len(chunk)} bytes")
+
+    async def aclose(self) -> None:
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Nobody wants the rest. The owner is told, and its socket ends so that it need not wait for bytes."""
+        if self._ended or self.abandoned:
+            return
+        self.abandoned = True
+        self._chunks.clear()
+        self._error = self._error or UpstreamUnreachable(cause="The exchange was given up")
+        _wake(self._room)
+        if self._source is not None:
+            _shut_down(self._source)
+
+    def on_deadline(self, now: float) -> None:
+        """The head did not come in time (gateway.deadlines.Expiring)."""
+        del now
+        self.deadline = NEVER
+        if not self._has_head:
+            self.fail(UpstreamTimeout(cause="The response's head did not come in time"))
+            self.abandoned = True
+
+    async def _wait_for_owner(self) -> None:
+        self._reader = self._loop.create_future()
+        try:
+            await self._reader
+        except asyncio.CancelledError:
+            self.abandon()
+            raise
+
+    # The owner's side.
+
+    def start(self, source: httpx.Response, headers: Headers, content_length: int | None) -> None:
+        self.status = source.status_code
+        self.headers = headers
+        self.content_length = content_length
+        self.deadline = NEVER
+        self._source = source
+        self._has_head = True
+        _wake(self._reader)
+
+    async def put(self, chunk: bytes) -> bool:
+        """Pass bytes on; waits while a slow reader has enough of them. False: nobody wants more."""
+        self._chunks.append(chunk)
+        self._buffered_bytes += len(chunk)
+        _wake(self._reader)
+        while self._buffered_bytes > BUFFERED_BYTES_MAX and not self.abandoned:
+            self._room = self._loop.create_future()
+            await self._room
+        return not self.abandoned
+
+    def end(self) -> None:
+        self._ended = True
+        self._source = None
+        _wake(self._reader)
+
+    def fail(self, error: Exception) -> None:
+        self._error = self._error or error
+        self._source = None
+        _wake(self._reader)
+
+
+def _wake(waiter: asyncio.Future[None] | None) -> None:
+    if waiter is not None and not waiter.done():
+        waiter.set_result(None)
+
+
+def _shut_down(source: httpx.Response) -> None:
+    """End the socket of an HTTP/1.1 answer under its owner. HTTP/2 shares its socket: there the owner's loop ends."""
+    stream = source.extensions.get("network_stream")
+    raw = stream.get_extra_info("socket") if stream is not None and source.http_version != "HTTP/2" else None
+    if raw is None or raw.fileno() < 0:
+        return
+    try:
+        # The loop's own object may not be shut down, a copy of its descriptor may.
+        with socket.fromfd(raw.fileno(), socket.AF_INET, socket.SOCK_STREAM) as copy:
+            copy.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        pass  # it is closed already

@@ -1,0 +1,175 @@
+"""The other way to an upstream: httpx, for HTTP/2 and outbound proxies. Not for the hot path.
+
+httpcore's connection pool loses connections for good when a request is cancelled inside it. So each request runs in
+an owner task that nobody cancels: a caller who leaves detaches, and the owner ends the response in its own time. After
+the head that is at once (its socket is shut down); before the head, when the head or its time-out comes.
+
+What it can't do: trailers (httpcore drops those of HTTP/1.1, so `trailers` stays empty), upgrades, obs-fold and
+repeated equal Content-Length fields (h11 mends them before we see them).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from typing import TYPE_CHECKING, Any, cast
+
+import httpx
+
+from gateway.errors import BadUpstreamResponse, NoHealthyTarget
+from gateway.upstreams.httpx_errors import translated
+from gateway.upstreams.httpx_response import HttpxResponse
+from gateway.upstreams.request_head import LENGTH_NEEDED
+from gateway.upstreams.targets import RoundRobin, Target
+from gateway.upstreams.tls import client_context
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from gateway.config.tree import UpstreamSection
+    from gateway.deadlines import Deadlines
+    from gateway.upstreams.transport import Headers, UpstreamRequest
+
+WAITERS_PER_CONNECTION = 4
+
+
+class HttpxTransport:
+    """Implements Transport with httpx.AsyncClient. Raises ValueError or OSError for settings that can't be used."""
+
+    def __init__(
+        self, name: str, settings: UpstreamSection, deadlines: Deadlines, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        self.name = name
+        self._settings = settings
+        self._deadlines = deadlines
+        self._loop = loop
+        self._targets = RoundRobin([Target(url) for url in settings.targets])
+        self._owners: set[asyncio.Task[None]] = set()
+        self._owners_max = settings.connections_max * len(self._targets.all) * (1 + WAITERS_PER_CONNECTION)
+        self._client = _client(settings)
+        self._head_seconds = (
+            settings.connection_wait_seconds + settings.connect_timeout_seconds + settings.response_timeout_seconds
+        )
+        for logger in ("httpx", "httpcore"):
+            # At INFO they log whole URLs, query and all.
+            logging.getLogger(logger).setLevel(logging.WARNING)
+
+    @property
+    def open_count(self) -> int:
+        """Exchanges under way, those of callers who left included."""
+        return len(self._owners)
+
+    async def send(self, request: UpstreamRequest) -> HttpxResponse:
+        """See Transport.send. Upgrades raise BadUpstreamResponse: this transport has no tunnels."""
+        if request.upgrade:
+            raise BadUpstreamResponse(cause="transport: httpx can't switch protocols", possibly_executed=False)
+        if len(self._owners) >= self._owners_max:
+            raise NoHealthyTarget(cause="The queue for a connection is full")
+        response = HttpxResponse(self._loop)
+        owner = self._loop.create_task(self._own(response, request))
+        self._owners.add(owner)
+        owner.add_done_callback(self._owners.discard)
+        self._deadlines.watch(response)
+        try:
+            await response.wait_head()
+        finally:
+            self._deadlines.unwatch(response)
+        return response
+
+    async def _own(self, response: HttpxResponse, request: UpstreamRequest) -> None:
+        """From the request to the response's end, in one task that only `aclose` of the transport cancels."""
+        try:
+            outgoing = self._request(response, request)
+            source = await self._client.send(outgoing, stream=True)
+            try:
+                # Until now the time to the head counted; httpcore reads this anew for the body.
+                outgoing.extensions["timeout"]["read"] = self._settings.idle_timeout_seconds
+                response.start(source, *_head(source))
+                if not response.abandoned:
+                    await self._relay(source, response)
+            finally:
+                await source.aclose()
+            response.end()
+        except asyncio.CancelledError:
+            response.fail(NoHealthyTarget(cause="The transport is closed"))
+            raise
+        except Exception as error:  # noqa: BLE001 - translated here, raised where the caller waits
+            response.fail(translated(error))
+
+    async def _relay(self, source: httpx.Response, response: HttpxResponse) -> None:
+        async for chunk in source.aiter_raw():
+            if not await response.put(chunk):
+                return
+
+    def _request(self, response: HttpxResponse, request: UpstreamRequest) -> httpx.Request:
+        target = self._targets.choose()
+        settings = self._settings
+        timeout = {
+            "connect": settings.connect_timeout_seconds,
+            "read": settings.response_timeout_seconds,
+            "write": settings.idle_timeout_seconds,
+            "pool": settings.connection_wait_seconds,
+        }
+        extensions: dict[str, Any] = {"target": target.base_path + request.target, "timeout": timeout}
+        if settings.tls.server_name:
+            extensions["sni_hostname"] = settings.tls.server_name
+        headers = [(b"host", target.authority), *request.headers]
+        body = request.body
+        content: bytes | AsyncIterator[bytes] | None
+        if type(body) is bytes:
+            content = body or None
+            if not body and request.method in LENGTH_NEEDED:
+                headers.append((b"content-length", b"0"))
+            response.deadline = self._loop.time() + self._head_seconds
+        else:
+            content = self._until_sent(response, cast("AsyncIterator[bytes]", body))
+            if request.content_length is not None:
+                headers.append((b"content-length", b"%d" % request.content_length))
+        method = request.method.decode("ascii")
+        return httpx.Request(method, target.url, headers=headers, content=content, extensions=extensions)
+
+    async def _until_sent(self, response: HttpxResponse, body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        """The body as it is; its end starts the wait for the head."""
+        async for chunk in body:
+            if chunk:
+                yield chunk
+        response.deadline = self._loop.time() + self._head_seconds
+
+    async def aclose(self) -> None:
+        for owner in self._owners:
+            owner.cancel()
+        await asyncio.gather(*self._owners, return_exceptions=True)
+        await self._client.aclose()
+
+
+def _client(settings: UpstreamSection) -> httpx.AsyncClient:
+    limits = httpx.Limits(
+        max_connections=settings.connections_max * len(settings.targets),
+        keepalive_expiry=settings.keep_alive_timeout_seconds,
+    )
+    return httpx.AsyncClient(
+        verify=client_context(settings.tls),
+        http2=settings.http2,
+        proxy=settings.proxy_url.get_secret_value() if settings.proxy_url else None,
+        trust_env=settings.trust_env,
+        follow_redirects=False,
+        limits=limits,
+        # A cookie of one caller is none of another's: keep none.
+        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
+    )
+
+
+def _head(source: httpx.Response) -> tuple[Headers, int | None]:
+    """Header fields and declared length, checked for what h11 lets through. Raises BadUpstreamResponse."""
+    headers = [(name.lower(), value) for name, value in source.headers.raw]
+    lengths = [value for name, value in headers if name == b"content-length"]
+    chunked = any(name == b"transfer-encoding" for name, _ in headers)
+    if source.status_code < 200 or source.status_code > 599:
+        raise BadUpstreamResponse(cause=f"The response has status {source.status_code}")
+    if len(lengths) > 1 or (lengths and chunked):
+        raise BadUpstreamResponse(cause="The response's framing is ambiguous")
+    if source.status_code in (204, 205):
+        headers = [field for field in headers if field[0] not in (b"content-length", b"transfer-encoding")]
+        return headers, None if source.status_code == 204 else 0
+    return headers, int(lengths[0]) if lengths else None
