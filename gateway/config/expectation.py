@@ -143,7 +143,8 @@ def _words(schema: Schema) -> str:
             required = schema.get("required")
             return "a mapping with " + ", ".join(required) if required else "a mapping"
         case "string":
-            default = "a string that is not empty" if schema.get("minLength") else "a string"
+            kind = "a secret" if schema.get("format") == _PASSWORD else "a string"
+            default = f"{kind} that is not empty" if schema.get("minLength") else kind
             return _PATTERNS.get(schema.get("pattern", ""), default)
         case _:
             return "something else"

@@ -1,0 +1,54 @@
+"""What the commands need from the rest of the gateway.
+
+Imported when it is used: `gateway --help` and `gateway check` must not wait for SQLAlchemy and uvicorn. Tests put
+their own in place.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gateway.config.tree import Config
+    from gateway.credits.provider import CreditsProvider
+    from gateway.server.sockets import Addresses
+
+OnReady = Callable[["Addresses"], None]
+"""Told once, when calls are accepted, and where."""
+
+
+def _open_provider(config: Config) -> AbstractAsyncContextManager[CreditsProvider]:
+    from gateway.app import open_provider
+
+    return open_provider(config)
+
+
+def _serve(config: Config, on_ready: OnReady) -> int:
+    from functools import partial
+    from pathlib import Path
+    from tempfile import TemporaryDirectory
+
+    from gateway.app import create_app, secrets_of
+    from gateway.observe.logs import configure_logging
+    from gateway.server.serve import run
+
+    configure_logging(config.log.level, config.log.format, sys.stderr, secrets=secrets_of(config))
+    if config.server.workers == 1:
+        return run(config, create_app, on_ready=on_ready)
+    # Each worker counts in files here, and whichever is asked adds up what all have counted.
+    with TemporaryDirectory(prefix="gateway-metrics-") as directory:
+        return run(config, partial(create_app, metrics_directory=Path(directory)), on_ready=on_ready)
+
+
+@dataclass(frozen=True, slots=True)
+class Wiring:
+    """The seam between the command line and what it drives."""
+
+    environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
+    open_provider: Callable[[Config], AbstractAsyncContextManager[CreditsProvider]] = _open_provider
+    serve: Callable[[Config, OnReady], int] = _serve
