@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import secrets
+import os
 import sys
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
@@ -71,7 +71,7 @@ def grant(
     """Add credits to a key, or take some back as an adjustment."""
     _check_amount(amount, kind)
     loaded = load(context, config)
-    unique = reference or f"cli:{secrets.token_hex(8)}"
+    unique = reference or f"cli:{os.urandom(8).hex()}"
 
     async def apply(provider: CreditsProvider) -> Entry:
         if await provider.balance(key_id) is None:

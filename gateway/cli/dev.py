@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
 from typing import TYPE_CHECKING
 
 import typer
 
 from gateway.cli.options import DEFAULT_CONFIG, ConfigFile, load, wiring_of, with_provider
 from gateway.cli.output import shown_credits
-from gateway.cli.persona import persona_service
 from gateway.cli.serve import Host, Port, with_server
 
 if TYPE_CHECKING:
@@ -25,6 +23,8 @@ def dev(context: typer.Context, config: ConfigFile = DEFAULT_CONFIG, host: Host 
 
     Uses the config and its database as they are; each start makes a new key for the user `demo`.
     """
+    from gateway.cli.persona import persona_service
+
     loaded = with_server(load(context, config), host=host, port=port)
     amount = loaded.credits.signup_credits
     with persona_service(loaded) as (serving, personas):
@@ -61,6 +61,8 @@ def _shown_route(config: Config) -> RouteSection | None:
 
 
 def _curl(server: str, route: RouteSection, secret: str) -> str:
+    import shlex
+
     parts = ["curl", "-i", "-X", route.methods[0], server + route.path, "-H", f"Authorization: Bearer {secret}"]
     if route.methods[0] in ("POST", "PUT", "PATCH"):
         parts += ["-H", "Content-Type: application/json", "-d", '{"seed": 7}']

@@ -25,7 +25,12 @@ DEFAULT_CONFIG = Path("config.yaml")
 def new_group(help: str) -> typer.Typer:
     """A group of commands. Plain help: the same on a terminal, in a pipe and in docs/cli.md."""
     return typer.Typer(
-        help=help, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
+        help=help,
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+        context_settings={"terminal_width": 80},
     )
 
 
