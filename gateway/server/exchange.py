@@ -40,7 +40,7 @@ class Exchange:
     """`body_complete`: the request is in. `started`: bytes of the response are out. `complete`: all of them are.
     `gone`: the caller is not there any more. `tunnel`: 101 was sent. `ended`: the caller sends no more into it."""
 
-    __slots__ = ("_chunked", "_expects_continue", "_head", "_parts", "_receivers", "_to_send", "_unread",
+    __slots__ = ("_begun", "_chunked", "_expects_continue", "_head", "_parts", "_receivers", "_to_send", "_unread",
                  "body_complete", "complete", "ended", "framing", "gone", "keep_alive", "method", "protocol", "scope",
                  "started", "task", "tunnel")  # fmt: skip
 
@@ -55,6 +55,7 @@ class Exchange:
         self.body_complete = body_complete
         self.started = self.complete = self.gone = self.tunnel = self.ended = False
         self.task: asyncio.Task[None] | None = None
+        self._begun = False
         self._parts: list[bytes] | None = [body] if body or body_complete else None
         self._unread = len(body)
         self._expects_continue = framing.expects_continue and not body_complete
@@ -98,7 +99,13 @@ class Exchange:
         """The caller is gone."""
         self.gone = True
         self._wake()
+        self.cancel()
+
+    def cancel(self) -> None:
+        """Stop the application. A task that has not begun never reaches the `finally` of `run`."""
         if self.task is not None:
+            if not self._begun:
+                self.protocol.listener.server_state.tasks.discard(self.task)
             self.task.cancel()
 
     def end(self) -> None:
@@ -232,6 +239,7 @@ class Exchange:
     async def run(self, app: ASGIApp) -> None:
         """Call the application, and see to it that the caller gets a whole answer or sees that it is not."""
         stopped = False
+        self._begun = True
         try:
             await app(self.scope, self.receive, self.send)
         except asyncio.CancelledError:

@@ -14,7 +14,7 @@ import logging
 import signal
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import uvicorn
 import uvloop
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
     from gateway.config.tree import Config
+    from gateway.server.protocol import HttpProtocol
     from gateway.server.sockets import Sockets
 
 AppFactory = Callable[["Config"], "tuple[ASGIApp, ASGIApp | None]"]
@@ -166,16 +167,15 @@ class DrainingServer(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:  # noqa: ARG002 - uvicorn's signature
         await self._stop_accepting()
-        for connection in list(self.server_state.connections):
+        for connection in self._connections():
             connection.shutdown()
         if not await self._idle_within(self._drain_timeout_seconds):
             logger.warning("the drain limit is reached; %d calls are cut", len(self.server_state.tasks))
-            for task in list(self.server_state.tasks):
-                task.cancel()
+            self._cancel_calls()
             if not await self._idle_within(CANCELLED_GRACE_SECONDS, tasks_only=True):
                 logger.error("%d calls did not end when cancelled", len(self.server_state.tasks))
-        for connection in list(self.server_state.connections):
-            connection.transport.abort()
+        for connection in self._connections():
+            connection.abort()
         await self.lifespan.shutdown()
 
     async def _stop_accepting(self) -> None:
@@ -192,6 +192,16 @@ class DrainingServer(uvicorn.Server):
         for server in self.servers:
             server.close()
         self._sockets.close()
+
+    def _connections(self) -> list[HttpProtocol]:
+        return cast("list[HttpProtocol]", list(self.server_state.connections))
+
+    def _cancel_calls(self) -> None:
+        for connection in self._connections():
+            if connection.exchange is not None:
+                connection.exchange.cancel()
+        for task in list(self.server_state.tasks):
+            task.cancel()
 
     async def _idle_within(self, seconds: float, *, tasks_only: bool = False) -> bool:
         state = self.server_state

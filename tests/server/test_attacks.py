@@ -33,7 +33,14 @@ def payload(case, port):
         step if isinstance(step, str) else "".join(piece * count for piece, count in step["rle"])
         for step in case["steps"]
     )
-    values = {"HOST": f"127.0.0.1:{port}", "KEY": "sk_1", "KEY2": "sk_2", "ROUTE": "/echo/x", "R": "echo", "RUP": "ECHO"}
+    values = {
+        "HOST": f"127.0.0.1:{port}",
+        "KEY": "sk_1",
+        "KEY2": "sk_2",
+        "ROUTE": "/echo/x",
+        "R": "echo",
+        "RUP": "ECHO",
+    }
     for name, value in values.items():
         text = text.replace("{{" + name + "}}", value)
     return text.encode("latin-1")
