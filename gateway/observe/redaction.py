@@ -58,11 +58,12 @@ class Redaction:
         clean: dict[str, Any] = {}
         for name, value in fields.items():
             if _SECRET_NAME.search(name):
-                clean[name] = REDACTED
+                shown: Any = REDACTED
             elif value is None or isinstance(value, (bool, int, float)):
-                clean[name] = value
+                shown = value
             else:
-                clean[name] = self.text(str(value))
+                shown = self.text(str(value))
+            clean[self.text(name)] = shown
         return clean
 
 
