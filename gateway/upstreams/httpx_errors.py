@@ -44,8 +44,10 @@ CLOSED_BEFORE_HEAD = "disconnected without sending a response"
 """httpcore's words for a connection closed before a byte of the answer: it has no class of its own for that."""
 
 
-def translated(error: Exception) -> Exception:
-    """The GatewayError that `error` means, or `error` itself if it is none of httpx's."""
+def translated(error: Exception) -> GatewayError:
+    """The GatewayError that `error` means. One that is none of httpx's is a defect; ours stay as they are."""
+    if isinstance(error, GatewayError):
+        return error
     cause = f"{type(error).__name__}: {error}"
     if isinstance(error, httpx.RemoteProtocolError) and CLOSED_BEFORE_HEAD in str(error):
         return UpstreamUnreachable(cause=cause)
@@ -55,4 +57,4 @@ def translated(error: Exception) -> Exception:
             return never_sent(cause=cause, possibly_executed=False)
         if ancestor in OTHERS:
             return OTHERS[ancestor](cause=cause)
-    return error
+    return InternalError(cause=cause)

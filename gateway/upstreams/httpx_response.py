@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gateway.deadlines import NEVER
 from gateway.errors import BadUpstreamResponse, UpstreamTimeout, UpstreamUnreachable
 
 if TYPE_CHECKING:
-    import httpx
+    import httpcore
 
     from gateway.upstreams.transport import Headers
 
 BUFFERED_BYTES_MAX = 65_536
 """Response bytes kept for a slow reader before the owner stops reading."""
 
+CONNECTED = frozenset({"connection.connect_tcp.complete", "connection.start_tls.complete"})
+
 
 class HttpxResponse:
     """Implements UpstreamResponse. One side is the caller's (`wait_head`, `read`, `aclose`), the other the owner's.
 
     The two meet in plain attributes and two futures. A caller who leaves only says so: the owner sees it and ends
-    httpx's response in its own time. `deadline` is the caller's wait for the head.
+    httpx's response in its own time. `deadline` is the caller's wait for the head; `body_error` is what the caller's
+    own iterator raised, to be told as it is.
     """
 
     __slots__ = (
@@ -34,9 +37,10 @@ class HttpxResponse:
         "_loop",
         "_reader",
         "_room",
-        "_source",
+        "_stream",
         "abandoned",
         "body",
+        "body_error",
         "content_length",
         "deadline",
         "headers",
@@ -57,8 +61,9 @@ class HttpxResponse:
         self._error: Exception | None = None
         self._reader: asyncio.Future[None] | None = None
         self._room: asyncio.Future[None] | None = None
-        self._source: httpx.Response | None = None
+        self._stream: httpcore.AsyncNetworkStream | None = None
         self.abandoned = False
+        self.body_error: Exception | None = None
         self.body: bytes | None = None
         self.trailers: Headers = []
         self.deadline = NEVER
@@ -100,8 +105,7 @@ class HttpxResponse:
         self._chunks.clear()
         self._error = self._error or UpstreamUnreachable(cause="The exchange was given up")
         _wake(self._room)
-        if self._source is not None:
-            _shut_down(self._source)
+        self.shut_down()
 
     def on_deadline(self, now: float) -> None:
         """The head did not come in time (gateway.deadlines.Expiring)."""
@@ -109,7 +113,7 @@ class HttpxResponse:
         self.deadline = NEVER
         if not self._has_head:
             self.fail(UpstreamTimeout(cause="The response's head did not come in time"))
-            self.abandoned = True
+            self.abandon()
 
     async def _wait_for_owner(self) -> None:
         self._reader = self._loop.create_future()
@@ -121,12 +125,23 @@ class HttpxResponse:
 
     # The owner's side.
 
-    def start(self, source: httpx.Response, headers: Headers, content_length: int | None) -> None:
-        self.status = source.status_code
+    async def trace(self, event: str, told: dict[str, Any]) -> None:
+        """httpcore's `trace` extension: the one way to learn of the connection before the head is here."""
+        if event in CONNECTED:
+            self._stream = told["return_value"]
+            if self.abandoned:
+                self.shut_down()
+
+    def shut_down(self) -> None:
+        """End the connection's socket, unless it is shared."""
+        if self._stream is not None:
+            _shut_down(self._stream)
+
+    def start(self, status: int, headers: Headers, content_length: int | None) -> None:
+        self.status = status
         self.headers = headers
         self.content_length = content_length
         self.deadline = NEVER
-        self._source = source
         self._has_head = True
         _wake(self._reader)
 
@@ -142,12 +157,10 @@ class HttpxResponse:
 
     def end(self) -> None:
         self._ended = True
-        self._source = None
         _wake(self._reader)
 
     def fail(self, error: Exception) -> None:
         self._error = self._error or error
-        self._source = None
         _wake(self._reader)
 
 
@@ -156,11 +169,11 @@ def _wake(waiter: asyncio.Future[None] | None) -> None:
         waiter.set_result(None)
 
 
-def _shut_down(source: httpx.Response) -> None:
-    """End the socket of an HTTP/1.1 answer under its owner. HTTP/2 shares its socket: there the owner's loop ends."""
-    stream = source.extensions.get("network_stream")
-    raw = stream.get_extra_info("socket") if stream is not None and source.http_version != "HTTP/2" else None
-    if raw is None or raw.fileno() < 0:
+def _shut_down(stream: httpcore.AsyncNetworkStream) -> None:
+    """End an HTTP/1.1 connection's socket under its owner, who finds it closed. HTTP/2 shares its socket."""
+    tls = stream.get_extra_info("ssl_object")
+    raw = stream.get_extra_info("socket")
+    if raw is None or raw.fileno() < 0 or (tls is not None and tls.selected_alpn_protocol() == "h2"):
         return
     try:
         # The loop's own object may not be shut down, a copy of its descriptor may.

@@ -1,8 +1,11 @@
 """The other way to an upstream: httpx, for HTTP/2 and outbound proxies. Not for the hot path.
 
 httpcore's connection pool loses connections for good when a request is cancelled inside it. So each request runs in
-an owner task that nobody cancels: a caller who leaves detaches, and the owner ends the response in its own time. After
-the head that is at once (its socket is shut down); before the head, when the head or its time-out comes.
+an owner task that nobody cancels: a caller who leaves detaches, its socket is shut down, and the owner finds that out.
+(HTTP/2 shares its socket: there the owner goes on to the head or its time-out.)
+
+httpcore also keeps bytes that came behind a response and gives them to the next request on that connection, which
+would be another caller's. So HTTP/1.1 connections are never reused here.
 
 What it can't do: trailers (httpcore drops those of HTTP/1.1, so `trailers` stays empty), upgrades, obs-fold and
 repeated equal Content-Length fields (h11 mends them before we see them).
@@ -17,7 +20,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import httpx
 
-from gateway.errors import BadUpstreamResponse, NoHealthyTarget
+from gateway.errors import BadRequest, BadUpstreamResponse, NoHealthyTarget
 from gateway.upstreams.httpx_errors import translated
 from gateway.upstreams.httpx_response import HttpxResponse
 from gateway.upstreams.request_head import LENGTH_NEEDED
@@ -25,7 +28,7 @@ from gateway.upstreams.targets import RoundRobin, Target
 from gateway.upstreams.tls import client_context
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterable, AsyncIterator
 
     from gateway.config.tree import UpstreamSection
     from gateway.deadlines import Deadlines
@@ -85,20 +88,23 @@ class HttpxTransport:
             try:
                 # Until now the time to the head counted; httpcore reads this anew for the body.
                 outgoing.extensions["timeout"]["read"] = self._settings.idle_timeout_seconds
-                response.start(source, *_head(source))
+                response.start(source.status_code, *_head(source))
                 if not response.abandoned:
                     await self._relay(source, response)
             finally:
+                response.shut_down()
                 await source.aclose()
             response.end()
         except asyncio.CancelledError:
             response.fail(NoHealthyTarget(cause="The transport is closed"))
             raise
         except Exception as error:  # noqa: BLE001 - translated here, raised where the caller waits
-            response.fail(translated(error))
+            response.fail(error if error is response.body_error else translated(error))
 
     async def _relay(self, source: httpx.Response, response: HttpxResponse) -> None:
-        async for chunk in source.aiter_raw():
+        # Not aiter_raw: it gives the connection back before we can close it.
+        stream = cast("AsyncIterable[bytes]", source.stream)
+        async for chunk in stream:
             if not await response.put(chunk):
                 return
 
@@ -111,7 +117,11 @@ class HttpxTransport:
             "write": settings.idle_timeout_seconds,
             "pool": settings.connection_wait_seconds,
         }
-        extensions: dict[str, Any] = {"target": target.base_path + request.target, "timeout": timeout}
+        extensions: dict[str, Any] = {
+            "target": target.base_path + request.target,
+            "timeout": timeout,
+            "trace": response.trace,
+        }
         if settings.tls.server_name:
             extensions["sni_hostname"] = settings.tls.server_name
         headers = [(b"host", target.authority), *request.headers]
@@ -123,17 +133,29 @@ class HttpxTransport:
                 headers.append((b"content-length", b"0"))
             response.deadline = self._loop.time() + self._head_seconds
         else:
-            content = self._until_sent(response, cast("AsyncIterator[bytes]", body))
+            content = self._until_sent(response, cast("AsyncIterator[bytes]", body), request.content_length)
             if request.content_length is not None:
                 headers.append((b"content-length", b"%d" % request.content_length))
         method = request.method.decode("ascii")
         return httpx.Request(method, target.url, headers=headers, content=content, extensions=extensions)
 
-    async def _until_sent(self, response: HttpxResponse, body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-        """The body as it is; its end starts the wait for the head."""
-        async for chunk in body:
-            if chunk:
-                yield chunk
+    async def _until_sent(
+        self, response: HttpxResponse, body: AsyncIterator[bytes], length: int | None
+    ) -> AsyncIterator[bytes]:
+        """The body as it is, if it keeps to its length; its end starts the wait for the head."""
+        sent = 0
+        try:
+            async for chunk in body:
+                sent += len(chunk)
+                if length is not None and sent > length:
+                    break
+                if chunk:
+                    yield chunk
+            if length is not None and sent != length:
+                raise BadRequest("The body has not the length that was declared.")
+        except Exception as error:
+            response.body_error = error
+            raise
         response.deadline = self._loop.time() + self._head_seconds
 
     async def aclose(self) -> None:
@@ -165,6 +187,8 @@ def _head(source: httpx.Response) -> tuple[Headers, int | None]:
     headers = [(name.lower(), value) for name, value in source.headers.raw]
     lengths = [value for name, value in headers if name == b"content-length"]
     chunked = any(name == b"transfer-encoding" for name, _ in headers)
+    if source.http_version not in ("HTTP/1.1", "HTTP/1.0", "HTTP/2"):
+        raise BadUpstreamResponse(cause=f"The response has version {source.http_version}")
     if source.status_code < 200 or source.status_code > 599:
         raise BadUpstreamResponse(cause=f"The response has status {source.status_code}")
     if len(lengths) > 1 or (lengths and chunked):

@@ -1,0 +1,115 @@
+"""An event loop like the server's, transports of both kinds, and the scripted upstream."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import uvloop
+
+from gateway.config.tree import UpstreamSection
+from gateway.deadlines import Deadlines
+from gateway.errors import UpstreamError, UpstreamTimeout
+from gateway.upstreams.http1 import Http1Transport
+from gateway.upstreams.httpx_transport import HttpxTransport
+from gateway.upstreams.open import open_transports
+from gateway.upstreams.transport import Transport, UpstreamRequest, UpstreamResponse
+from tests.upstreams.hostile import ScriptedUpstream
+
+KINDS = ("http1", "httpx")
+TICK_SECONDS = 0.02
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def upstream() -> Iterator[ScriptedUpstream]:
+    with ScriptedUpstream() as scripted:
+        yield scripted
+
+
+@asynccontextmanager
+async def opened(kind: str, url: str, **settings: Any) -> AsyncIterator[Any]:
+    """A transport to `url`, closed afterwards."""
+    loop = asyncio.get_running_loop()
+    deadlines = Deadlines(loop, tick_seconds=TICK_SECONDS)
+    section = UpstreamSection(targets=(url,), transport=kind, **settings)  # type: ignore[arg-type]
+    transport = open_transports({"personas": section}, deadlines, loop)["personas"]
+    try:
+        yield transport
+    finally:
+        await transport.aclose()
+        deadlines.close()
+
+
+@asynccontextmanager
+async def opened_http1(url: str, **settings: Any) -> AsyncIterator[Http1Transport]:
+    async with opened("http1", url, **settings) as transport:
+        yield transport
+
+
+def run(main: Callable[[], Awaitable[None]]) -> None:
+    """Run on uvloop; nothing may be left running, and nothing may have gone to the loop's exception handler."""
+    unhandled: list[dict[str, Any]] = []
+
+    async def guarded() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: unhandled.append(context))
+        await asyncio.wait_for(main(), 30)
+        left = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+        await asyncio.wait(left, timeout=2) if left else None
+        assert not [task for task in left if not task.done()]
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(guarded())
+    assert unhandled == []
+
+
+async def until(condition: Callable[[], bool], seconds: float = 5) -> None:
+    """Poll; fails when the condition does not come true in time."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "the condition did not come true"
+        await asyncio.sleep(0.005)
+
+
+def get(name: str, method: bytes = b"GET", **rest: Any) -> UpstreamRequest:
+    return UpstreamRequest(method, b"/" + name.encode(), [(b"accept", b"*/*")], **rest)
+
+
+async def read_all(response: UpstreamResponse) -> bytes:
+    parts = []
+    while part := await response.read():
+        parts.append(part)
+    return b"".join(parts)
+
+
+async def outcome(transport: Transport, request: UpstreamRequest) -> str:
+    """What a caller sees of the answer, in the words of hostile.Behaviour.sees."""
+    try:
+        response = await transport.send(request)
+    except UpstreamError as error:
+        return {"upstream-unreachable": "unreachable", "bad-upstream-response": "bad", "upstream-timeout": "timeout"}[
+            error.slug
+        ]
+    try:
+        await read_all(response)
+    except UpstreamTimeout:
+        return "late"
+    except UpstreamError:
+        return "cut"
+    finally:
+        await response.aclose()
+    return "whole"
+
+
+def open_connections(transport: Http1Transport | HttpxTransport) -> int:
+    if isinstance(transport, Http1Transport):
+        return sum(pool.open_count - pool.idle_count for pool in transport.pools)
+    return transport.open_count
