@@ -69,6 +69,18 @@ async def eventually(condition):
         await asyncio.sleep(0.005)
 
 
+async def unchanging(value, rounds=20):
+    """The value once it has stayed the same for so many looks, 5 ms apart."""
+    deadline = time.monotonic() + TIMEOUT_SECONDS
+    seen, same = value(), 0
+    while same < rounds:
+        assert time.monotonic() < deadline, "it never came to rest"
+        await asyncio.sleep(0.005)
+        same = same + 1 if value() == seen else 0
+        seen = value()
+    return seen
+
+
 # Honest answers.
 
 
@@ -177,6 +189,40 @@ def test_one_connection_serves_pipelined_calls_in_order(in_loop):
     found = [raw.find(f'"id":"persona_en_{seed:x}"'.encode()) for seed in range(200)]
     assert -1 not in found
     assert found == sorted(found)
+
+
+def test_a_caller_that_reads_nothing_holds_its_calls_up_and_loses_none(in_loop):
+    calls, people = 400, {"seed": 7, "count": 100}
+
+    async def story(server):
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port, limit=1 << 18)
+        padding = {"X-Padding": "x" * 4000}
+        writer.write(request("POST", PERSONAS, body=people, headers=padding) * calls)
+        await eventually(lambda: server.calls.document()["calls"] > 0)
+        stuck = await unchanging(lambda: server.calls.document()["calls"])
+        body = b"".join([await asyncio.wait_for(reader.readuntil(b"]}"), TIMEOUT_SECONDS) for _ in range(calls)])
+        writer.close()
+        return stuck, body.count(b"HTTP/1.1 200 OK")
+
+    stuck, answered = in_loop(story)
+    assert stuck < calls
+    assert answered == calls
+
+
+def test_a_trailer_is_no_header(in_loop):
+    async def story(server):
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        head = f"POST {PERSONAS} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
+        writer.write(head.encode() + b"2\r\n{}\r\n0\r\nX-Sandbox: fail=503\r\nX-Gateway-Key-Id: a\r\n\r\n")
+        raw = await asyncio.wait_for(reader.read(), TIMEOUT_SECONDS)
+        writer.close()
+        return parse(raw).status, server.calls.document()["by_key"]
+
+    assert in_loop(story) == (200, {})
+
+
+def test_an_answer_to_head_has_no_body(in_loop):
+    assert call(in_loop, "HEAD", "/status", body=None).body == b""
 
 
 # Switches.
