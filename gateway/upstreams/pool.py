@@ -94,7 +94,8 @@ class Pool:
         if self._closed:
             raise NoHealthyTarget(cause="The transport is closed")
         while True:
-            if len(self._waiters) >= WAITERS_PER_CONNECTION * self._settings.connections_max:
+            uncovered = len(self._waiters) - self._wanted_dials
+            if uncovered >= WAITERS_PER_CONNECTION * self._settings.connections_max:
                 raise NoHealthyTarget(cause=f"The queue for a connection to {self.target.url} is full")
             waiter: Waiter = self._loop.create_future()
             self._waiters.append((waiter, self._loop.time() + self._settings.connection_wait_seconds))

@@ -36,11 +36,11 @@ def upstream() -> Iterator[ScriptedUpstream]:
 
 
 @asynccontextmanager
-async def opened(kind: str, url: str, **settings: Any) -> AsyncIterator[Any]:
-    """A transport to `url`, closed afterwards."""
+async def opened(kind: str, *urls: str, **settings: Any) -> AsyncIterator[Any]:
+    """A transport to `urls`, closed afterwards."""
     loop = asyncio.get_running_loop()
     deadlines = Deadlines(loop, tick_seconds=TICK_SECONDS)
-    section = UpstreamSection(targets=(url,), transport=kind, **settings)  # type: ignore[arg-type]
+    section = UpstreamSection(targets=urls, transport=kind, **settings)  # type: ignore[arg-type]
     transport = open_transports({"personas": section}, deadlines, loop)["personas"]
     try:
         yield transport
@@ -50,8 +50,8 @@ async def opened(kind: str, url: str, **settings: Any) -> AsyncIterator[Any]:
 
 
 @asynccontextmanager
-async def opened_http1(url: str, **settings: Any) -> AsyncIterator[Http1Transport]:
-    async with opened("http1", url, **settings) as transport:
+async def opened_http1(*urls: str, **settings: Any) -> AsyncIterator[Http1Transport]:
+    async with opened("http1", *urls, **settings) as transport:
         yield transport
 
 
