@@ -10,9 +10,9 @@ import ipaddress
 from collections.abc import Iterator
 
 from gateway.config.address import check_base_url, check_page_url
-from gateway.config.problem import Finding, Path, did_you_mean, quote
+from gateway.config.problem import Finding, Path, did_you_mean
 from gateway.config.route_path import RoutePath, check_prefix
-from gateway.config.tree import Config, Method, RouteSection, SettledCost, UpstreamSection
+from gateway.config.tree import AdminSection, Config, Method, RouteSection, SettledCost, UpstreamSection
 
 _NOT_FOR_COSTS = frozenset(
     {
@@ -47,15 +47,17 @@ def _check_server(config: Config) -> Iterator[Finding]:
             ipaddress.ip_network(network)
         except ValueError as error:
             host_bits = "host bits" in str(error)
-            why = "has bits set outside its mask" if host_bits else "is not an IP address or network"
-            yield Finding(("server", "trusted_proxies", index), f"{quote(network)} {why}")
+            why = "bits are set outside the network's mask" if host_bits else "not an IP address or network"
+            yield Finding(("server", "trusted_proxies", index), why, shows=True)
     admin = config.admin
     if admin is None or not admin.port or admin.port != config.server.port:
         return
     hosts = {admin.host, config.server.host}
     if len(hosts) == 1 or hosts & set(_EVERY_HOST):
         depends: tuple[Path, ...] = tuple((section, key) for section in ("server", "admin") for key in ("host", "port"))
-        yield Finding(("admin", "port"), "must not be the same as server.port", depends=depends)
+        # Point at the one that was written, not at a default.
+        mine, other = ("admin", "server") if admin != AdminSection() else ("server", "admin")
+        yield Finding((mine, "port"), f"must not be the same as {other}.port, {admin.port}", depends=depends)
 
 
 def _check_database(config: Config) -> Iterator[Finding]:
@@ -152,7 +154,7 @@ def _check_upstream(at: Path, route: RouteSection, config: Config) -> Iterator[F
     if upstream is None:
         near = did_you_mean(route.upstream, config.upstreams)
         depends: tuple[Path, ...] = (path, ("upstreams", route.upstream))
-        yield Finding(path, f"there is no upstream {quote(route.upstream)}", near, depends)
+        yield Finding(path, "there is no such upstream", near, depends, shows=True)
     if not route.websocket:
         return
     socket = (*at, "websocket")
@@ -193,7 +195,7 @@ def _check_billing(config: Config) -> Iterator[Finding]:
         if first.setdefault(pack.id, index) != index:
             at = ("billing", "packs", index, "id")
             other = ("billing", "packs", first[pack.id], "id")
-            yield Finding(at, f"billing.packs[{first[pack.id]}] has the id {quote(pack.id)} already", None, (at, other))
+            yield Finding(at, f"billing.packs[{first[pack.id]}] has this id already", None, (at, other), shows=True)
     for key, url in (("success_url", billing.success_url), ("cancel_url", billing.cancel_url)):
         path: Path = ("billing", key)
         wrong = check_page_url(url) if url is not None else None

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 import yaml
 from yaml import events
+from yaml.reader import Reader
 
 from gateway.config.problem import Path
 from gateway.config.scalar import Value, typed
@@ -89,6 +90,10 @@ def parse(text: str, report: Report) -> Node:
 
     A file without content is an empty mapping.
     """
+    unprintable = Reader.NON_PRINTABLE.search(text)
+    if unprintable is not None:
+        before = text[: unprintable.start()]
+        raise NotYaml(before.count("\n") + 1, len(before) - before.rfind("\n"), "control characters are not allowed")
     loader = yaml.SafeLoader(text)
     builder = _Builder(report)
     try:
@@ -114,7 +119,7 @@ _ENGLISH = (
     ("but found '<block mapping start>'", "the indentation does not fit the lines above"),
     ("but found '<block sequence start>'", "the indentation does not fit the lines above"),
     ("found unexpected end of stream", "a quote is opened and never closed"),
-    ("expected ',' or", "a bracket is not closed, or a ',' is missing"),
+    ("expected ',' or", "a bracket is not closed, a ',' is missing, or a ${…} inside brackets lacks its quotes"),
     ("found unknown escape character", 'an unknown escape in double quotes: write "\\\\" for a backslash'),
     ("that cannot start any token", "a value can't start with this character: put it in quotes"),
 )

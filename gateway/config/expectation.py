@@ -61,7 +61,7 @@ class Expectations:
             return "an empty string"
         if isinstance(node.value, str):
             return quote(node.value) if self._may_show(path) else "a string"
-        hint = " (put it in quotes)" if self._wants(path, "string") else ""
+        hint = " (put it in quotes)" if self._takes_text(path) else ""
         if self._may_show(path):
             return f"{node.text}{hint}"
         return f"a {'boolean' if isinstance(node.value, bool) else 'number'}{hint}"
@@ -96,8 +96,9 @@ class Expectations:
             case _:
                 return "x"
 
-    def _wants(self, path: Path, kind: str) -> bool:
-        return any(branch.get("type") == kind for branch in self._branches(self.at(path)))
+    def _takes_text(self, path: Path) -> bool:
+        branches = self._branches(self.at(path))
+        return any(branch.get("type") == "string" and "enum" not in branch for branch in branches)
 
     def _may_show(self, path: Path) -> bool:
         """Not secrets, and no word where a whole section belongs: `stripe: sk_live_…` would be one."""

@@ -13,7 +13,7 @@ from gateway.config import document
 from gateway.config.check import check
 from gateway.config.document import Node, NotYaml, Scalar
 from gateway.config.interpolate import interpolate
-from gateway.config.problem import ConfigError, Finding, Path, Problem, dotted
+from gateway.config.problem import ConfigError, Finding, Path, Problem, dotted, quote
 from gateway.config.tree import Config
 from gateway.config.validate import Validation
 
@@ -95,7 +95,11 @@ class _Loading:
     def _place(self, root: Node, finding: Finding) -> None:
         line, column = _position(root, finding.path)
         path = dotted(finding.path)
-        self.problems.append(Problem(self._file, line, column, path, finding.message, finding.suggestion))
+        message = finding.message
+        node = document.lookup(root, finding.path)
+        if finding.shows and isinstance(node, Scalar) and not node.sources and "://" not in node.text:
+            message += f": {quote(node.text)}"
+        self.problems.append(Problem(self._file, line, column, path, message, finding.suggestion))
 
 
 def _position(root: Node, path: Path) -> tuple[int, int]:

@@ -38,12 +38,16 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something wrong at a path. `depends` are the values it was concluded from, when not from that path alone."""
+    """Something wrong at a path. `depends` are the values it was concluded from, when not from that path alone.
+
+    `shows` appends the value, where it stands in the file itself and is no URL: others may be secret.
+    """
 
     path: Path
     message: str
     suggestion: str | None = None
     depends: tuple[Path, ...] = ()
+    shows: bool = False
 
 
 class ConfigError(Exception):

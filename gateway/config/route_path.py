@@ -84,7 +84,7 @@ def _takes(shape: tuple[str, ...], own: tuple[str, ...]) -> bool:
 def check_prefix(prefix: str, path: RoutePath) -> str | None:
     """What is wrong with a strip_prefix for this path, or None."""
     if not prefix.startswith("/") or prefix.endswith("/"):
-        return 'starts with "/" and does not end with it'
+        return 'must start with "/" and not end with it'
     segments = tuple(prefix[1:].split("/"))
     if path.literal[: len(segments)] != segments:
         return "must be the path's own first segments, whole ones and without placeholders"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from pydantic import ValidationError
@@ -45,14 +46,6 @@ class Validation:
         self._root = root
         self._known = frozenset(self.broken)
         self._repairs: dict[Path, Any] = {}
-        self._cached: Expectations | None = None
-
-    @property
-    def _expectations(self) -> Expectations:
-        """Made when the first thing is wrong: a schema takes longer than validating."""
-        if self._cached is None:
-            self._cached = Expectations(Config.model_json_schema())
-        return self._cached
 
     def run(self) -> Config | None:
         """The Config, with stand-ins where the file is wrong; None when nothing can be made of it."""
@@ -106,20 +99,20 @@ class Validation:
             message = _NAME_WORDS
         else:
             message = self._mismatch(error.path, node)
-            suggestion = self._expectations.suggestion(error.path, node)
+            suggestion = _expectations().suggestion(error.path, node)
         self.findings.append(Finding(error.path, message, suggestion))
 
     def _mismatch(self, path: Path, node: Node | None) -> str:
-        expected = f"expected {self._expectations.words(path)}"
+        expected = f"expected {_expectations().words(path)}"
         if isinstance(node, Scalar) and node.sources:
             return f"{expected}, which the value of {' and '.join(node.sources)} is not"
-        return f"{expected}, got {self._expectations.got(path, node)}"
+        return f"{expected}, got {_expectations().got(path, node)}"
 
     def _suggested_key(self, error: _Error) -> Path | None:
         parent, key = error.path[:-1], str(error.path[-1])
         mapping = lookup(self._root, parent)
         taken = mapping.entries if isinstance(mapping, Mapping) else {}
-        near = did_you_mean(key, (name for name in self._expectations.keys(parent) if name not in taken))
+        near = did_you_mean(key, (name for name in _expectations().keys(parent) if name not in taken))
         return (*parent, near) if near else None
 
     def _repair(self, error: _Error) -> None:
@@ -127,8 +120,16 @@ class Validation:
             self._repairs[error.path] = _LEFT_OUT
             return
         self.broken.add(error.path)
-        leave_out = error.kind == "[key]" or not self._expectations.required(error.path)
-        self._repairs[error.path] = _LEFT_OUT if leave_out else self._expectations.stand_in(error.path)
+        leave_out = error.kind == "[key]" or not _expectations().required(error.path)
+        self._repairs[error.path] = _LEFT_OUT if leave_out else _expectations().stand_in(error.path)
+
+
+@cache
+def _expectations() -> Expectations:
+    """Made, and its makers imported, when the first thing is wrong: a schema takes longer than validating."""
+    from gateway.config.schema import plain_schema
+
+    return Expectations(plain_schema())
 
 
 def _placed(root: Node, error: ErrorDetails) -> _Error:
