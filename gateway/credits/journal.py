@@ -25,6 +25,8 @@ BATCH_MAX = 128
 """Holds and ends in one transaction: keeps a commit short and the number of distinct statements small."""
 WAITING_MAX = 20_000
 """Holds that may wait; more are refused at once (every queue has a bound)."""
+GATHER_TURNS_MAX = 8
+"""Turns of the event loop that a batch may take to fill."""
 RETRY_SECONDS = 0.05
 """Pause before ends are tried again after a commit that failed."""
 
@@ -62,6 +64,8 @@ class Journal:
         self._waiting = Batch()
         self._committing: Batch | None = None
         self._flush_planned = False
+        self._gathered = 0
+        self._turns = 0
         self._idle: asyncio.Future[None] | None = None
         self._inbox: SimpleQueue[Batch | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
@@ -152,9 +156,22 @@ class Journal:
 
     def _plan_flush(self) -> None:
         if not self._flush_planned and self._committing is None:
-            # The next turn of the loop: everything that arrives in this one is in the batch.
             self._flush_planned = True
-            self._loop.call_soon(self._flush)
+            self._gathered = 0
+            self._turns = 0
+            self._loop.call_soon(self._gather)
+
+    def _gather(self) -> None:
+        """Commit as soon as a turn of the loop brings nothing more to the batch: alone a call waits for two turns of an
+        idle loop (microseconds), in a crowd it shares its commit with whoever is ready too."""
+        batch = self._waiting
+        size = len(batch.takes) + len(batch.ends)
+        self._turns += 1
+        if size == self._gathered or size >= BATCH_MAX or self._turns >= GATHER_TURNS_MAX:
+            self._flush()
+        else:
+            self._gathered = size
+            self._loop.call_soon(self._gather)
 
     def _flush(self) -> None:
         self._flush_planned = False
@@ -196,7 +213,7 @@ class Journal:
         self._set_deadline()
         if self._waiting.takes or self._waiting.ends:
             if not failure:
-                self._flush()
+                self._plan_flush()
         elif self._idle is not None and not self._idle.done():
             self._idle.set_result(None)
 

@@ -90,10 +90,17 @@ class LocalProvider:
 
     # Spending
 
-    def hold(self, api_key: bytes, cost: int, route: str, request_id: str) -> Awaitable[Hold]:
+    async def hold(self, api_key: bytes, cost: int, route: str, request_id: str) -> Hold:
         if not api_key.startswith(PREFIX_BYTES):
             raise InvalidKey
-        return self.journal.take(sha256(api_key).digest(), cost, route, request_id)
+        taken = self.journal.take(sha256(api_key).digest(), cost, route, request_id)
+        try:
+            return await taken
+        except asyncio.CancelledError:
+            # Cancelled in the very turn in which the hold arrived: the future has it, and nobody else ever will.
+            if taken.done() and not taken.cancelled() and taken.exception() is None:
+                self.journal.end(taken.result(), 0, "abandoned")
+            raise
 
     def settle(self, hold: Hold, cost: int, reason: str | None = None) -> Awaitable[None]:
         return self.journal.end(hold, cost, reason)

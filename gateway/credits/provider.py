@@ -83,7 +83,7 @@ class Entry:
 class CreditsProvider(Protocol):
     """Keys and credits. Every method raises CreditsUnavailable within its deadline when the store does not answer."""
 
-    def hold(self, api_key: bytes, cost: int, route: str, request_id: str) -> Awaitable[Hold]:
+    async def hold(self, api_key: bytes, cost: int, route: str, request_id: str) -> Hold:
         """Check the key and take `cost`, durable on return.
 
         Raises InvalidKey, KeyDisabled, KeyExpired, OutOfCredits, CreditsUnavailable. A caller cancelled while it

@@ -24,7 +24,8 @@ def test_a_caller_cancelled_while_its_hold_is_written_leaves_nothing_held(ledger
                 for _ in range(turn % 7):
                     await asyncio.sleep(0)
                 for future in waiting[:4]:
-                    future.cancel()
+                    if not future.cancel():
+                        await provider.release(future.result(), "was quicker")
                 await provider.settle(await waiting[4], 1)
             await until(lambda: provider.journal.pending == 0)
             assert ledger.open_holds() == 0
