@@ -8,8 +8,11 @@ listener's Deadlines look at.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import socket
 import struct
+import sys
+import termios
 
 from gateway.deadlines import NEVER
 from gateway.server.limits import LINGER_SECONDS
@@ -124,12 +127,21 @@ class Connection(asyncio.Protocol):
             self.write_deadline = NEVER
             return False
         self.write_deadline = now + self._write_timeout_seconds / STALL_CHECKS
-        taken = self._written - pending
+        taken = self._written - pending - self._kernel_backlog()
         if not self._stalled_since or taken != self._taken:
             self._taken = taken
             self._stalled_since = now
             return False
         return now - self._stalled_since >= self._write_timeout_seconds
+
+    def _kernel_backlog(self) -> int:
+        """Bytes that the kernel has from us and the caller not from the kernel. Without them, a slow caller would look
+        stalled: megabytes of room come free before the kernel asks for more. 0 where the system does not tell."""
+        connection = self.transport.get_extra_info("socket")
+        try:
+            return int.from_bytes(fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+        except OSError:
+            return 0
 
     # --- the end ----------------------------------------------------------------------------------------------------
 

@@ -250,7 +250,7 @@ class HttpProtocol(Connection):
         self.exchange = None
         self._chunks = None
         if not exchange.keep_alive or self.draining:
-            if exchange.body_complete and not self._unparsed:
+            if (exchange.body_complete or exchange.ended) and not self._unparsed:
                 self.close()
             else:
                 self.linger()

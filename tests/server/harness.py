@@ -67,7 +67,11 @@ class Caller:
         if receive_buffer:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self.socket.settimeout(PATIENCE_SECONDS)
-        self.socket.connect(("127.0.0.1", port))
+        try:
+            self.socket.connect(("127.0.0.1", port))
+        except OSError:
+            self.socket.close()
+            raise
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.buffer = b""
 
@@ -99,10 +103,13 @@ class Caller:
         return head + end
 
     def exactly(self, count):
-        while len(self.buffer) < count:
+        gathered = bytearray(self.buffer)
+        while len(gathered) < count:
+            self.buffer = b""
             assert self.more(), "the stream ended early"
-        data, self.buffer = self.buffer[:count], self.buffer[count:]
-        return data
+            gathered += self.buffer
+        self.buffer = bytes(gathered[count:])
+        return bytes(gathered[:count])
 
     def response(self, method="GET"):
         """Status, headers (dict), body of the next response."""
