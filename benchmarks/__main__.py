@@ -32,14 +32,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # An interrupted benchmark must stop its servers too: SIGTERM unwinds the stack as Ctrl-C does.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
-        names = options.only
-        tools = find_tools(envoy="envoy" in names)
-        figures = _measure(options, names, tools)
+        _run(options)
     except Unusable as error:
         print(error, file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
+    return 0
+
+
+def _run(options: argparse.Namespace) -> None:
+    tools = find_tools(envoy="envoy" in options.only)
+    figures = _measure(options, options.only, tools)
     setting = _setting(options, tools)
     print(report.table(figures))
     if note := report.disturbance(figures):
@@ -48,7 +52,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Path(options.json).write_text(json.dumps(report.document(figures, setting), indent=2) + "\n")
     if options.write_docs:
         report.write_docs(figures, setting, DOCS)
-    return 0
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks.load import Run
+from benchmarks.processes import Unusable
 
 REFERENCE = "nginx"
 DISTURBED_SHARE = 0.05
@@ -101,13 +102,16 @@ def document(figures: Sequence[Figures], setting: Mapping[str, object]) -> dict[
 
 
 def write_docs(figures: Sequence[Figures], setting: Mapping[str, object], docs: Path) -> None:
-    """Replace what stands between the markers in performance.md, and draw performance.svg."""
+    """Replace what stands between the markers in performance.md, and draw performance.svg.
+
+    Raises Unusable when a run was disturbed: what the page says must be repeatable on a quiet machine.
+    """
+    if note := disturbance(figures):
+        raise Unusable(f"docs/ keeps its old figures: {note}")
     page = docs / "performance.md"
     before, _, rest = page.read_text().partition(BEGIN)
     _, _, after = rest.partition(END)
-    said = [_markdown(figures), "", _sentence(setting)]
-    if note := disturbance(figures):
-        said += ["", f"Note: {note}."]
+    said = [_markdown(figures), "", _sentence(setting), "", "![Requests per second on one core](performance.svg)"]
     page.write_text("\n".join([before + BEGIN, *said, END + after]))
     (docs / "performance.svg").write_text(drawing(figures))
 
