@@ -79,12 +79,13 @@ def _tell_misuse(error: TyperException) -> int:
 
 
 def _explained(error: GatewayError) -> str:
-    """Who runs this command may read the log too, so the cause is shown: its first line, without SQL."""
+    """Who runs this command may read the log too, so the cause is shown instead of what a caller is told: its first
+    line, without the SQL."""
     parts = [error.title]
     if isinstance(error, Invalid):
         parts += [f"{field}: {what}" for field, what in error.members["errors"].items()]
+    elif error.cause:
+        parts.append(error.cause.splitlines()[0])
     elif error.detail:
         parts.append(error.detail.rstrip("."))
-    if error.cause:
-        parts.append(error.cause.splitlines()[0])
     return ": ".join(parts)

@@ -93,7 +93,7 @@ class _Loading:
         self.problems.append(Problem(self._file, line, column, dotted(path), message))
 
     def _place(self, root: Node, finding: Finding) -> None:
-        line, column = _position(root, finding.path)
+        line, column = _position(root, finding.path, at_key=finding.at_key)
         path = dotted(finding.path)
         message = finding.message
         node = document.lookup(root, finding.path)
@@ -102,7 +102,7 @@ class _Loading:
         self.problems.append(Problem(self._file, line, column, path, message, finding.suggestion))
 
 
-def _position(root: Node, path: Path) -> tuple[int, int]:
+def _position(root: Node, path: Path, *, at_key: bool) -> tuple[int, int]:
     """Where to point: at a value that stands on its own, else at the key, else at what is nearest around it."""
     line, column = root.line, root.column
     node: Node | None = root
@@ -110,7 +110,7 @@ def _position(root: Node, path: Path) -> tuple[int, int]:
         if isinstance(node, document.Mapping) and isinstance(step, str) and step in node.entries:
             entry = node.entries[step]
             node = entry.node
-            shown: document.Entry | Node = node if isinstance(node, Scalar) and not node.empty else entry
+            shown: document.Entry | Node = node if isinstance(node, Scalar) and not node.empty and not at_key else entry
         else:
             node = document.lookup(node, (step,)) if node is not None else None
             if node is None:

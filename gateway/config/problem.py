@@ -40,6 +40,7 @@ class Problem:
 class Finding:
     """Something wrong at a path. `depends` are the values it was concluded from, when not from that path alone.
 
+    `at_key` points at the key instead of its value.
     `shows` appends the value, where it stands in the file itself and is no URL: others may be secret.
     """
 
@@ -48,6 +49,7 @@ class Finding:
     suggestion: str | None = None
     depends: tuple[Path, ...] = ()
     shows: bool = False
+    at_key: bool = False
 
 
 class ConfigError(Exception):

@@ -22,6 +22,7 @@ from gateway.config.tree import Config
 _ROUNDS_MAX = 8
 """A stand-in can be found wanting only once; more rounds than this would be a defect, not a config."""
 _LEFT_OUT = object()
+_ABOUT_THE_KEY = ("extra_forbidden", "[key]")
 _NAME_WORDS = "a name has lower-case letters, digits, - and _, 63 at most, and starts with a letter or a digit"
 
 
@@ -66,7 +67,7 @@ class Validation:
         suggested = {self._suggested_key(error) for error in errors if error.kind == "extra_forbidden"}
         for error in _innermost(errors):
             node = lookup(self._root, error.path)
-            if error.kind not in ("extra_forbidden", "[key]") and self._retype(node):
+            if error.kind not in _ABOUT_THE_KEY and self._retype(node):
                 continue
             if not error.path or error.path in self._repairs:
                 self._find(error, node)
@@ -100,7 +101,8 @@ class Validation:
         else:
             message = self._mismatch(error.path, node)
             suggestion = _expectations().suggestion(error.path, node)
-        self.findings.append(Finding(error.path, message, suggestion))
+        at_key = error.kind in _ABOUT_THE_KEY
+        self.findings.append(Finding(error.path, message, suggestion, at_key=at_key))
 
     def _mismatch(self, path: Path, node: Node | None) -> str:
         expected = f"expected {_expectations().words(path)}"

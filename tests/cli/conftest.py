@@ -1,0 +1,119 @@
+"""A provider in memory, and a way to run commands in this process."""
+
+from __future__ import annotations
+
+import json
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from gateway.cli.main import run
+from gateway.cli.wiring import Wiring
+from gateway.credits.provider import ApiKey, Balance, Entry
+
+CONFIG = """\
+server: {port: 0}
+admin: null
+credits: {signup_credits: 70}
+upstreams: {a: {targets: ["http://127.0.0.1:9000"]}}
+routes:
+  - {path: /v1/things, methods: [POST], upstream: a, cost: 5}
+  - {path: /v1/large, methods: [PUT, PATCH], upstream: a, cost: {hold: 20, settle: X-Used}}
+  - {path: /status, methods: [GET], upstream: a, public: true}
+"""
+
+
+class MemoryProvider:
+    """Keys and entries in dicts. `failure` is raised by every call when it is set."""
+
+    def __init__(self) -> None:
+        self.keys: dict[str, ApiKey] = {}
+        self.entries: list[tuple[str, Entry]] = []
+        self.failure: Exception | None = None
+        self.opened = 0
+
+    @asynccontextmanager
+    async def open(self, config):
+        self.opened += 1
+        if self.failure is not None:
+            raise self.failure
+        yield self
+
+    async def create(self, user_id, *, credits, name=None, expires_at=None):
+        key_id = f"key_{len(self.keys)}"
+        self.keys[key_id] = ApiKey(
+            key_id, user_id, name, "gw_abc", credits, 0, True, 1_800_000_000_000, expires_at, None
+        )
+        return f"gw_secret{len(self.keys)}", self.keys[key_id]
+
+    async def get(self, key_id):
+        return self.keys.get(key_id)
+
+    async def list(self, user_id=None, *, after="", limit=100):
+        found = [key for key in self.keys.values() if user_id in (None, key.user_id) and key.key_id > after]
+        return found[:limit]
+
+    async def balance(self, key_id):
+        key = self.keys.get(key_id)
+        return key and Balance(key_id, key.user_id, key.available, key.held)
+
+    async def grant(self, key_id, amount, kind, reason, reference):
+        for _, entry in self.entries:
+            if entry.reference == reference:
+                return entry
+        key = self.keys[key_id]
+        after = None if key.available is None else key.available + amount
+        self.keys[key_id] = replace(key, available=after)
+        at = 1_800_000_000_000
+        entry = Entry(len(self.entries) + 1, kind, amount, after, None, None, reason, reference, at)
+        self.entries.append((key_id, entry))
+        return entry
+
+    async def history(self, key_id, *, before=None, limit=50):
+        mine = [entry for owner, entry in self.entries if owner == key_id and (before is None or entry.id < before)]
+        return mine[::-1][:limit]
+
+    async def revoke(self, key_id):
+        return self.keys.pop(key_id, None) is not None
+
+    async def rotate(self, key_id):
+        return ("gw_rotated", self.keys[key_id]) if key_id in self.keys else None
+
+
+@dataclass
+class Outcome:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def document(self):
+        return json.loads(self.out)
+
+
+@pytest.fixture
+def provider():
+    return MemoryProvider()
+
+
+@pytest.fixture
+def config_file(tmp_path) -> Path:
+    path = tmp_path / "config.yaml"
+    path.write_text(CONFIG)
+    return path
+
+
+@pytest.fixture
+def gateway(provider, config_file, capsys, monkeypatch):
+    """`gateway("keys", "list")` runs the command beside a config.yaml, on the provider in memory."""
+    monkeypatch.chdir(config_file.parent)
+
+    def call(*arguments: str, **wiring) -> Outcome:
+        capsys.readouterr()
+        code = run(arguments, Wiring(environ={}, open_provider=provider.open, **wiring))
+        out, err = capsys.readouterr()
+        return Outcome(code, out, err)
+
+    return call

@@ -1,0 +1,172 @@
+"""gateway serve and gateway dev, as processes: what they print, what they serve, what they leave behind."""
+
+from __future__ import annotations
+
+import json
+import re
+import selectors
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+
+import httpx
+import psutil
+import pytest
+
+from gateway.cli.failure import CommandFailed
+from gateway.cli.serve import with_server
+from gateway.config.load import parse_config
+
+GATEWAY = [sys.executable, "-c", "from gateway.cli.main import main; main()"]
+PATIENCE_SECONDS = 30
+
+
+class Running:
+    """A gateway process; `line` waits for a line of its output."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self.process = process
+        self.seen = b""
+
+    def line(self, pattern: str, stream: str = "stdout") -> str:
+        pipe = getattr(self.process, stream)
+        give_up_at = time.monotonic() + PATIENCE_SECONDS
+        with selectors.DefaultSelector() as selector:
+            selector.register(pipe, selectors.EVENT_READ)
+            while (found := re.search(pattern.encode(), self.seen)) is None:
+                assert selector.select(max(0, give_up_at - time.monotonic())), f"no {pattern} in {self.seen!r}"
+                chunk = pipe.read1(65_536)
+                assert chunk, f"it ended with {self.seen!r} and {self.process.stderr.read()!r}"
+                self.seen += chunk
+        return found[1].decode()
+
+    def stop(self, number: signal.Signals) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(PATIENCE_SECONDS)
+
+
+@contextmanager
+def running(*arguments: str, cwd):
+    process = subprocess.Popen([*GATEWAY, *arguments], cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    try:
+        with process:
+            try:
+                yield Running(process)
+            finally:
+                for child in psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []:
+                    child.kill()
+                process.kill()
+    finally:
+        process.wait()
+
+
+@contextmanager
+def taken_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        yield listener.getsockname()[1]
+
+
+def test_the_command_line_wins_over_the_config():
+    config = with_server(parse_config(b"server: {workers: 2}\n", {}), host="::1", port=0, workers=None)
+    assert (config.server.host, config.server.port, config.server.workers) == ("::1", 0, 2)
+
+
+def test_what_the_command_line_breaks_is_told():
+    config = parse_config(b"", {})
+    with pytest.raises(CommandFailed, match=r"server.port: must not be the same as admin.port, 9464"):
+        with_server(config, host=None, port=9464)
+    with pytest.raises(CommandFailed, match="--host"):
+        with_server(config, host="", port=None)
+
+
+@pytest.mark.parametrize("arguments", [["--port", "65536"], ["--workers", "0"], ["--workers", "257"], ["--port", "x"]])
+def test_impossible_options_are_refused_before_anything_starts(gateway, provider, arguments):
+    outcome = gateway("serve", *arguments, serve=None)
+    assert outcome.code == 2
+    assert outcome.err.count("\n") == 1
+
+
+def test_serve_gives_the_servers_exit_code(gateway):
+    served = []
+    assert gateway("serve", "--port", "7", serve=lambda config, _: served.append(config) or 3).code == 3
+    assert served[0].server.port == 7
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_serve_answers_and_stops_with_exit_code_0(config_file, workers):
+    with running("serve", "--workers", workers, cwd=config_file.parent) as gateway:
+        address = gateway.line(r"listening on (http://127\.0\.0\.1:\d+)", "stderr")
+        assert httpx.get(f"{address}/healthz").status_code == 200
+        assert httpx.post(f"{address}/v1/things").status_code == 401
+        assert gateway.stop(signal.SIGTERM) == 0
+
+
+@pytest.mark.parametrize("command", ["serve", "dev"])
+def test_a_taken_port_is_told_in_one_line_with_what_to_do(config_file, command):
+    with taken_port() as port:
+        done = subprocess.run(
+            [*GATEWAY, command, "--port", str(port)],
+            cwd=config_file.parent,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert f"port {port}" in done.stderr
+    assert "choose another" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert "API_KEY" not in done.stdout
+
+
+def test_dev_sells_a_call_and_stops_everything_on_ctrl_c(config_file):
+    with taken_port() as port:
+        # Someone sits where the upstream is expected: the stand-in moves aside.
+        route = "{path: /v1/personas, methods: [POST], upstream: a, cost: 5}"
+        config_file.write_text(
+            f"server: {{port: 0}}\nadmin: null\nroutes: [{route}]\n"
+            f"upstreams: {{a: {{targets: ['http://127.0.0.1:{port}']}}}}\n"
+        )
+        with running("dev", cwd=config_file.parent) as gateway:
+            key = gateway.line(r"\nAPI_KEY=(gw_\w+)\n")
+            address = gateway.line(r"(?m)^gateway +(http://\S+)\n")
+            curl = shlex.split(gateway.line(r"\n(curl .*)\n"))
+            response = httpx.post(f"{address}/v1/personas", headers={"x-api-key": key}, json={"seed": 7})
+            assert response.status_code == 200, response.text
+            assert response.headers["x-credits-cost"] == "5"
+            assert response.headers["x-credits-remaining"] == "95"
+            assert f"{address}/v1/personas" in curl
+            assert f"Authorization: Bearer {key}" in curl
+            assert json.loads(curl[-1])
+            children = psutil.Process(gateway.process.pid).children(recursive=True)
+            assert children, "the persona service is a process of its own"
+            assert gateway.stop(signal.SIGINT) == 0
+            assert psutil.wait_procs(children, timeout=5)[1] == []
+
+
+def test_the_persona_service_ends_with_a_gateway_that_is_killed(config_file):
+    with running("dev", cwd=config_file.parent) as gateway:
+        gateway.line(r"\n(API_KEY)=")
+        children = psutil.Process(gateway.process.pid).children(recursive=True)
+        gateway.stop(signal.SIGKILL)
+        assert psutil.wait_procs(children, timeout=10)[1] == []
+
+
+def test_keys_of_the_command_line_work_in_the_real_database(config_file):
+    def gateway(*arguments: str):
+        done = subprocess.run([*GATEWAY, *arguments, "--json"], cwd=config_file.parent, capture_output=True, check=True)
+        return json.loads(done.stdout)
+
+    key_id = gateway("keys", "create", "--user", "ann", "--credits", "7")["key_id"]
+    granted = gateway("credits", "grant", key_id, "5", "--reason", "x", "--reference", "r")
+    assert gateway("credits", "grant", key_id, "5", "--reason", "x", "--reference", "r")["id"] == granted["id"]
+    assert gateway("credits", "show", key_id)["available"] == 12
+    assert [entry["amount"] for entry in gateway("credits", "history", key_id)] == [5, 7]
+    assert gateway("keys", "rotate", key_id)["key_id"] == key_id
+    assert gateway("keys", "revoke", key_id)["revoked"]
+    assert [key["revoked_at"] is None for key in gateway("keys", "list")] == [False]
