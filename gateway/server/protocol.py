@@ -27,7 +27,10 @@ from gateway.server.response import ResponseHead
 if TYPE_CHECKING:
     import asyncio
 
+    from starlette.types import Scope
+
     from gateway.server.framing import Framing
+    from gateway.server.head import KnownLines
     from gateway.server.listener import Listener
 
 ASGI = {"version": "3.0", "spec_version": "2.4"}
@@ -42,14 +45,15 @@ logger = logging.getLogger(__name__)
 class HttpProtocol(Connection):
     """Made by a Listener, one for each connection."""
 
-    __slots__ = ("_body_remaining", "_chunks", "_client", "_requests", "_server", "_unparsed", "draining", "exchange",
-                 "listener")  # fmt: skip
+    __slots__ = ("_body_remaining", "_chunks", "_client", "_known_lines", "_requests", "_server", "_unparsed",
+                 "draining", "exchange", "listener")  # fmt: skip
 
     def __init__(self, listener: Listener) -> None:
         super().__init__(listener.loop, listener.limits.write_timeout_seconds)
         self.listener = listener
         self.exchange: Exchange | None = None
         self.draining = False
+        self._known_lines: KnownLines = {}
         self._unparsed = bytearray()
         self._body_remaining = 0
         self._chunks: ChunkedBody | None = None
@@ -121,7 +125,7 @@ class HttpProtocol(Connection):
         try:
             if end + 4 > self.listener.limits.head_max_bytes:
                 refuse_too_long(data[: end + 4], self.listener.limits)
-            head = read_head(data[start:end], self.listener.limits)
+            head = read_head(data[start:end], self.listener.limits, self._known_lines)
             self._start_exchange(*head, data[end + 4 :])
         except GatewayError as error:
             self._refuse(error, to_head=data.startswith(b"HEAD ", start))
@@ -166,7 +170,7 @@ class HttpProtocol(Connection):
             complete = not self._body_remaining
         text = path.decode("ascii")
         listener = self.listener
-        scope = {
+        scope: Scope = {
             "type": "http",
             "asgi": ASGI,
             "http_version": "1.1" if http_1_1 else "1.0",
@@ -179,8 +183,9 @@ class HttpProtocol(Connection):
             "raw_path": path,
             "query_string": query,
             "headers": headers,
-            "state": listener.app_state.copy(),
         }
+        if listener.app_state:
+            scope["state"] = listener.app_state.copy()
         if framing.tunnel:
             scope["extensions"] = {"gateway.tunnel": {}}
         self._requests += 1

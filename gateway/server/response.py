@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from http import HTTPStatus
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from gateway.server.head import TOKEN_BYTES
 
@@ -46,11 +46,14 @@ class ResponseHead:
     __slots__ = ("close", "content_length", "lines")
 
     def __init__(self, status: int, headers: Iterable[tuple[bytes, bytes]], date_line: bytes) -> None:
-        self.lines = lines = [_status_line(status)]
+        self.lines = lines = [STATUS_LINES.get(status) or _no_status(status)]
         self.content_length: int | None = None
         self.close = False
         for header in headers:
             kind = KNOWN_NAMES.get(header[0])
+            if kind == 0:
+                lines.append(b": ".join(header))
+                continue
             if kind is None:
                 kind = _kind_of(header[0])
             if kind == LENGTH:
@@ -85,11 +88,8 @@ class ResponseHead:
         self.content_length = int(value)
 
 
-def _status_line(status: int) -> bytes:
-    line = STATUS_LINES.get(status)
-    if line is None:
-        raise BadResponseHead(f"{status} is no status")
-    return line
+def _no_status(status: int) -> NoReturn:
+    raise BadResponseHead(f"{status} is no status")
 
 
 def _kind_of(name: bytes) -> int:

@@ -15,7 +15,7 @@ GET = b"GET / HTTP/1.1\r\nHost: a"
 
 def status_of(head, of=LIMITS):
     try:
-        read_head(head, of)
+        read_head(head, of, {})
     except GatewayError as error:
         return error.status
     return 200
@@ -183,7 +183,7 @@ def test_a_plain_head_is_read_byte_for_byte():
     head = (
         b"GET /%7Euser/a%2fb//..;x?q=%00&f[a]={1|2}^? HTTP/1.1\r\nHOST: a.example:8080\r\nx-A:  \t v w\xff \t\r\nX-A:"
     )
-    method, path, query, http_1_1, headers, framing = read_head(head, LIMITS)
+    method, path, query, http_1_1, headers, framing = read_head(head, LIMITS, {})
     assert (method, path, query, http_1_1) == ("GET", b"/%7Euser/a%2fb//..;x", b"q=%00&f[a]={1|2}^?", True)
     assert headers == [(b"host", b"a.example:8080"), (b"x-a", b"v w\xff"), (b"x-a", b"")]
     assert (framing.content_length, framing.chunked, framing.keep_alive, framing.tunnel) == (0, False, True, False)
@@ -206,7 +206,7 @@ def test_a_valid_host_is_taken(value):
 )
 def test_the_authority_of_an_absolute_target_replaces_host(target_, authority, path, query):
     head = b"GET " + target_ + b" HTTP/1.1\r\nX-A: 1\r\nHost: a"
-    _, got_path, got_query, _, headers, _ = read_head(head, LIMITS)
+    _, got_path, got_query, _, headers, _ = read_head(head, LIMITS, {})
     assert (got_path, got_query) == (path, query)
     assert headers == [(b"host", authority), (b"x-a", b"1")]
 
@@ -230,7 +230,7 @@ def test_an_absolute_target_does_not_excuse_a_missing_or_doubled_host():
 def test_keep_alive_is_what_the_version_and_connection_say(fields, http_1_1, keep_alive):
     version = b"1.1" if http_1_1 else b"1.0"
     head = b"GET / HTTP/" + version + b"\r\nHost: a" + (b"\r\n" + fields if fields else b"")
-    assert read_head(head, LIMITS)[5].keep_alive is keep_alive
+    assert read_head(head, LIMITS, {})[5].keep_alive is keep_alive
 
 
 UPGRADE = (
@@ -255,9 +255,21 @@ UPGRADE = (
     ],
 )
 def test_only_a_right_websocket_upgrade_is_offered_a_tunnel(head, offered):
-    framing = read_head(head, LIMITS)[5]
+    framing = read_head(head, LIMITS, {})[5]
     assert framing.tunnel is offered
     assert framing.keep_alive is False
+
+
+def test_known_lines_change_nothing_and_are_bounded():
+    known = {}
+    for number in range(200):
+        head = GET + b"\r\nX-A:  b \r\nContent-Length: %d\r\nX-%d: c\r\nX-Long: " % (number, number) + b"d" * 1000
+        assert read_head(head, LIMITS, known)[4] == read_head(head, LIMITS, {})[4]
+        assert read_head(head, LIMITS, known)[5].content_length == number
+        assert sum(map(len, known)) < 10_000
+    assert status_of(GET + b"\r\nContent-Length: 199\r\nContent-Length: 199") == 400
+    with pytest.raises(GatewayError):
+        read_head(GET + b"\r\nContent-Length: 199\r\nContent-Length: 199", LIMITS, known)
 
 
 class Llhttp:
@@ -304,7 +316,7 @@ def test_what_is_accepted_means_the_same_to_llhttp(first, rest, edits):
         head = head[:at] + added + head[at + removed :]
     if b"\r\n\r\n" in head or head.endswith(b"\r\n") or status_of(head) != 200:
         return
-    method, path, query, http_1_1, headers, _ = read_head(head, LIMITS)
+    method, path, query, http_1_1, headers, _ = read_head(head, LIMITS, {})
     other = Llhttp(head)
     assert other.complete
     assert (method, "1.1" if http_1_1 else "1.0") == (other.method, other.version)
