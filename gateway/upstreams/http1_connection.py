@@ -51,6 +51,7 @@ class Http1Connection(asyncio.Protocol):
         "_owner",
         "_parser",
         "_reading_paused",
+        "_request",
         "_request_sent",
         "_response",
         "_response_seconds",
@@ -78,6 +79,7 @@ class Http1Connection(asyncio.Protocol):
         self._parser = ResponseParser(settings.response_head_max_bytes)
         self._response: Http1Response | None = None
         self._sender: asyncio.Task[None] | None = None
+        self._request: UpstreamRequest | None = None
         self._request_sent = True
         self._reading_paused = False
         self._writing_paused = False
@@ -106,17 +108,18 @@ class Http1Connection(asyncio.Protocol):
             return response
         body = request.body
         if type(body) is not bytes:
-            self._request_sent = False
+            self._request, self._request_sent = request, False
             self.deadline = loop.time() + self._idle_seconds
             self._sender = loop.create_task(self._send_body(request))
         else:
             if len(body) > SMALL_BODY_BYTES:
                 transport.write(body)
             if self._writing_paused:
-                self._request_sent = False
+                self._request, self._request_sent = request, False
                 self._unwritten_bytes = transport.get_write_buffer_size()
                 self.deadline = loop.time() + self._idle_seconds
             else:
+                request.is_sent = True
                 self.deadline = loop.time() + self._response_seconds
         return response
 
@@ -305,6 +308,9 @@ class Http1Connection(asyncio.Protocol):
     def _mark_sent(self) -> None:
         """The last byte has left: from here the time to the response's head counts."""
         self._request_sent = True
+        if self._request is not None:
+            self._request.is_sent = True
+            self._request = None  # an idle connection must not keep the last body alive
         if self._parser.state == HEAD:
             self.deadline = self._loop.time() + self._response_seconds
 
