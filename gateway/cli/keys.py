@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import sys
 import time
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from gateway.credits.provider import ApiKey
 
 CREDITS_MAX = 1_000_000_000
+_USER_ID = re.compile(r"[!-~]{1,128}")
+"""It goes upstream in a header: visible ASCII, bytes-equal or another user."""
 
 group = new_group("API keys. A secret is printed once, when it is made; only its hash is kept.")
 
@@ -46,6 +49,8 @@ def create(
     as_json: AsJson = False,
 ) -> None:
     """Make a key and print its secret."""
+    if not _USER_ID.fullmatch(user):
+        raise typer.BadParameter("expected 1 to 128 ASCII characters without spaces", param_hint="--user")
     if unlimited and credits is not None:
         raise typer.BadParameter("--unlimited and --credits exclude each other")
     expires_at = read_expiry(expires, now_ms=time.time_ns() // 1_000_000) if expires else None

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from gateway.cli.failure import CommandFailed
 
 if TYPE_CHECKING:
     from gateway.config.tree import Config
@@ -22,10 +24,16 @@ OnReady = Callable[["Addresses"], None]
 """Told once, when calls are accepted, and where."""
 
 
-def _open_provider(config: Config) -> AbstractAsyncContextManager[CreditsProvider]:
+@asynccontextmanager
+async def _open_provider(config: Config) -> AsyncIterator[CreditsProvider]:
     from gateway.app import open_provider
+    from gateway.database.engine import DatabaseError
 
-    return open_provider(config)
+    try:
+        async with open_provider(config) as provider:
+            yield provider
+    except DatabaseError as error:
+        raise CommandFailed(f"the database can't be opened: {error}") from error
 
 
 def _serve(config: Config, on_ready: OnReady) -> int:

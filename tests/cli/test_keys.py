@@ -49,6 +49,14 @@ def test_impossible_amounts_make_no_key(gateway, provider, credits):
     assert provider.opened == 0
 
 
+@pytest.mark.parametrize("user", ["", "a b", "a\r\nX-Gateway-User: b", "ä", "a\u200bb", "x" * 129])
+def test_a_user_id_that_is_no_header_value_makes_no_key(gateway, provider, user):
+    outcome = gateway("keys", "create", "--user", user)
+    assert outcome.code == 2
+    assert outcome.err.count("\n") == 1
+    assert provider.opened == 0
+
+
 def test_unlimited_and_an_amount_exclude_each_other(gateway, provider):
     assert gateway("keys", "create", "--user", "ann", "--credits", "5", "--unlimited").code == 2
     assert provider.opened == 0

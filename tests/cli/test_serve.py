@@ -157,6 +157,15 @@ def test_the_persona_service_ends_with_a_gateway_that_is_killed(config_file):
         assert psutil.wait_procs(children, timeout=10)[1] == []
 
 
+def test_a_database_that_cannot_be_opened_is_one_line(config_file):
+    (config_file.parent / "data").write_text("a file where the folder should be")
+    for command in (["keys", "list"], ["dev"]):
+        done = subprocess.run([*GATEWAY, *command], cwd=config_file.parent, capture_output=True, text=True, check=False)
+        assert done.returncode == 1
+        assert done.stderr.startswith("gateway: the database can't be opened: data/gateway.db: ")
+        assert done.stderr.count("\n") == 1
+
+
 def test_keys_of_the_command_line_work_in_the_real_database(config_file):
     def gateway(*arguments: str):
         done = subprocess.run([*GATEWAY, *arguments, "--json"], cwd=config_file.parent, capture_output=True, check=True)
