@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 BUFFERED_BYTES_MAX = 65_536
 """Response bytes kept for a slow reader before the owner stops reading."""
 
-CONNECTED = frozenset({"connection.connect_tcp.complete", "connection.start_tls.complete"})
+CONNECTED = frozenset({"connection.connect_tcp.complete", "connection.start_tls.complete", "proxy.start_tls.complete"})
+"""Events of httpcore's `trace` that bring the connection's stream, the outermost last."""
 
 
 class HttpxResponse:

@@ -15,12 +15,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import TYPE_CHECKING, Any, cast
 
-import httpx
-
 from gateway.errors import BadRequest, BadUpstreamResponse, NoHealthyTarget
+from gateway.upstreams.httpx_destination import HttpxDestination
 from gateway.upstreams.httpx_errors import translated
 from gateway.upstreams.httpx_response import HttpxResponse
 from gateway.upstreams.request_head import LENGTH_NEEDED
@@ -29,6 +27,8 @@ from gateway.upstreams.tls import client_context
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, AsyncIterator
+
+    import httpx
 
     from gateway.config.tree import UpstreamSection
     from gateway.deadlines import Deadlines
@@ -47,10 +47,10 @@ class HttpxTransport:
         self._settings = settings
         self._deadlines = deadlines
         self._loop = loop
-        self._targets = RoundRobin([Target(url) for url in settings.targets])
+        tls = client_context(settings.tls)
+        self._destinations = RoundRobin([HttpxDestination(Target(url), settings, tls) for url in settings.targets])
         self._owners: set[asyncio.Task[None]] = set()
-        self._owners_max = settings.connections_max * len(self._targets.all) * (1 + WAITERS_PER_CONNECTION)
-        self._client = _client(settings)
+        self._owners_max = settings.connections_max * len(settings.targets) * (1 + WAITERS_PER_CONNECTION)
         self._head_seconds = (
             settings.connection_wait_seconds + settings.connect_timeout_seconds + settings.response_timeout_seconds
         )
@@ -83,8 +83,9 @@ class HttpxTransport:
     async def _own(self, response: HttpxResponse, request: UpstreamRequest) -> None:
         """From the request to the response's end, in one task that only `aclose` of the transport cancels."""
         try:
-            outgoing = self._request(response, request)
-            source = await self._client.send(outgoing, stream=True)
+            destination = self._destinations.choose()
+            outgoing = self._request(response, request, destination)
+            source = await destination.client.send(outgoing, stream=True)
             try:
                 # Until now the time to the head counted; httpcore reads this anew for the body.
                 outgoing.extensions["timeout"]["read"] = self._settings.idle_timeout_seconds
@@ -108,8 +109,9 @@ class HttpxTransport:
             if not await response.put(chunk):
                 return
 
-    def _request(self, response: HttpxResponse, request: UpstreamRequest) -> httpx.Request:
-        target = self._targets.choose()
+    def _request(
+        self, response: HttpxResponse, request: UpstreamRequest, destination: HttpxDestination
+    ) -> httpx.Request:
         settings = self._settings
         timeout = {
             "connect": settings.connect_timeout_seconds,
@@ -118,13 +120,12 @@ class HttpxTransport:
             "pool": settings.connection_wait_seconds,
         }
         extensions: dict[str, Any] = {
-            "target": target.base_path + request.target,
             "timeout": timeout,
             "trace": response.trace,
         }
         if settings.tls.server_name:
             extensions["sni_hostname"] = settings.tls.server_name
-        headers = [(b"host", target.authority), *request.headers]
+        headers = [(b"host", destination.target.authority), *request.headers]
         body = request.body
         content: bytes | AsyncIterator[bytes] | None
         if type(body) is bytes:
@@ -136,8 +137,7 @@ class HttpxTransport:
             content = self._until_sent(response, cast("AsyncIterator[bytes]", body), request.content_length)
             if request.content_length is not None:
                 headers.append((b"content-length", b"%d" % request.content_length))
-        method = request.method.decode("ascii")
-        return httpx.Request(method, target.url, headers=headers, content=content, extensions=extensions)
+        return destination.request(request.method, request.target, extensions, headers=headers, content=content)
 
     async def _until_sent(
         self, response: HttpxResponse, body: AsyncIterator[bytes], length: int | None
@@ -162,24 +162,8 @@ class HttpxTransport:
         for owner in self._owners:
             owner.cancel()
         await asyncio.gather(*self._owners, return_exceptions=True)
-        await self._client.aclose()
-
-
-def _client(settings: UpstreamSection) -> httpx.AsyncClient:
-    limits = httpx.Limits(
-        max_connections=settings.connections_max * len(settings.targets),
-        keepalive_expiry=settings.keep_alive_timeout_seconds,
-    )
-    return httpx.AsyncClient(
-        verify=client_context(settings.tls),
-        http2=settings.http2,
-        proxy=settings.proxy_url.get_secret_value() if settings.proxy_url else None,
-        trust_env=settings.trust_env,
-        follow_redirects=False,
-        limits=limits,
-        # A cookie of one caller is none of another's: keep none.
-        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
-    )
+        for destination in self._destinations.all:
+            await destination.client.aclose()
 
 
 def _head(source: httpx.Response) -> tuple[Headers, int | None]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -33,6 +35,23 @@ def kind(request: pytest.FixtureRequest) -> str:
 def upstream() -> Iterator[ScriptedUpstream]:
     with ScriptedUpstream() as scripted:
         yield scripted
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Key and self-signed certificate in one PEM, for 127.0.0.1 and personas.test."""
+    pem = tmp_path_factory.mktemp("tls") / "personas.pem"
+    subprocess.run(
+        [
+            *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"),
+            *("-days", "3650", "-subj", "/CN=personas.test", "-keyout", str(pem), "-out", f"{pem}.crt"),
+            *("-addext", "subjectAltName=DNS:personas.test,IP:127.0.0.1"),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    pem.write_bytes(pem.read_bytes() + Path(f"{pem}.crt").read_bytes())
+    return pem
 
 
 @asynccontextmanager

@@ -467,6 +467,7 @@ GOOD: dict[str, Script] = {
     "205": answers(b"HTTP/1.1 205 Reset Content\r\nContent-Length: 0\r\n\r\n"),
     "503": answers(b"HTTP/1.1 503 Busy\r\nContent-Length: 4\r\nRetry-After: 1\r\n\r\nbusy"),
     "302": answers(b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n"),
+    "set-cookie": answers(headed(b"Set-Cookie: a=b; Path=/", TWO)),
     "echo": echo,
     "big": big,
     "endless": endless,
