@@ -36,6 +36,7 @@ class Listener:
         self.server_state = ServerState()
         self.app_state: dict[str, Any] = {}
         self.connections_open = 0
+        self.draining = False
         self.date_line = b""
         self.deadline = NEVER
         self._held: list[Exchange] = []

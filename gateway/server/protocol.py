@@ -52,7 +52,7 @@ class HttpProtocol(Connection):
         super().__init__(listener.loop, listener.limits.write_timeout_seconds)
         self.listener = listener
         self.exchange: Exchange | None = None
-        self.draining = False
+        self.draining = listener.draining
         self._known_lines: KnownLines = {}
         self._unparsed = bytearray()
         self._body_remaining = 0

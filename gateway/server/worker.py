@@ -182,7 +182,10 @@ class DrainingServer(uvicorn.Server):
         """Close the listening sockets, but first take in who is already in their queues: the close would reset them."""
         loop = asyncio.get_running_loop()
         for listener, accepting in ((self._callers, self._sockets.server), (self._admin, self._sockets.admin)):
-            while listener is not None and accepting is not None:
+            if listener is None or accepting is None:
+                continue
+            listener.draining = True
+            while True:
                 try:
                     accepted, _ = accepting.accept()
                 except OSError:
