@@ -10,11 +10,13 @@ One float, `deadline`, is watched for whatever the connection waits for (gateway
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Protocol, cast
 
 from gateway.deadlines import NEVER
-from gateway.errors import BadRequest, BadUpstreamResponse, UpstreamError, UpstreamTimeout, UpstreamUnreachable
+from gateway.errors import BadUpstreamResponse, UpstreamError, UpstreamTimeout, UpstreamUnreachable
 from gateway.upstreams.http1_response import Http1Response
+from gateway.upstreams.request_body import framed
 from gateway.upstreams.request_head import SMALL_BODY_BYTES
 from gateway.upstreams.response_parser import BODY, COMPLETE, HEAD, TUNNEL, ResponseParser
 
@@ -255,38 +257,16 @@ class Http1Connection(asyncio.Protocol):
         """Stream the body; whatever fails in it ends the exchange without the body's end."""
         body = cast("AsyncIterator[bytes]", request.body)
         try:
-            if request.content_length is None:
-                await self._send_chunked(body)
-            else:
-                await self._send_counted(body, request.content_length)
+            async with aclosing(framed(body, request.content_length)) as pieces:
+                async for piece in pieces:
+                    self._transport.writelines(piece)
+                    await self._wait_sent()
         except Exception as error:  # noqa: BLE001 - the iterator is the caller's: its errors are for the caller
             self._sender = None
             self._shut(error)
-        finally:
-            await _close_iterator(body)
-
-    async def _send_chunked(self, body: AsyncIterator[bytes]) -> None:
-        transport = self._transport
-        async for chunk in body:
-            if chunk:
-                transport.writelines((b"%x\r\n" % len(chunk), chunk, b"\r\n"))
-                await self._wait_sent()
-        transport.write(b"0\r\n\r\n")
-        self._sender = None
-        self._mark_sent()
-
-    async def _send_counted(self, body: AsyncIterator[bytes], length: int) -> None:
-        left = length
-        async for chunk in body:
-            left -= len(chunk)
-            if left < 0:
-                break
-            self._transport.write(chunk)
-            await self._wait_sent()
-        if left:
-            raise BadRequest("The body has not the length that was declared.")
-        self._sender = None
-        self._mark_sent()
+        else:
+            self._sender = None
+            self._mark_sent()
 
     async def _wait_sent(self) -> None:
         self._unwritten_bytes = self._transport.get_write_buffer_size()
@@ -368,9 +348,3 @@ class Http1Connection(asyncio.Protocol):
         if self._parser.state == HEAD:
             return "The response's head did not come in time"
         return "The response's body or the tunnel was silent for the idle time"
-
-
-async def _close_iterator(body: Any) -> None:
-    close = getattr(body, "aclose", None)
-    if close is not None:
-        await close()

@@ -12,13 +12,17 @@ from gateway.errors import BadUpstreamResponse, UpstreamTimeout, UpstreamUnreach
 if TYPE_CHECKING:
     import httpcore
 
-    from gateway.upstreams.transport import Headers
+    from gateway.upstreams.transport import Headers, UpstreamRequest
 
 BUFFERED_BYTES_MAX = 65_536
 """Response bytes kept for a slow reader before the owner stops reading."""
 
 CONNECTED = frozenset({"connection.connect_tcp.complete", "connection.start_tls.complete", "proxy.start_tls.complete"})
 """Events of httpcore's `trace` that bring the connection's stream, the outermost last."""
+
+BODY_STARTED = frozenset({"http11.send_request_body.started", "http2.send_request_body.started"})
+BODY_COMPLETE = frozenset({"http11.send_request_body.complete", "http2.send_request_body.complete"})
+"""They come without a body too; and for a proxy's CONNECT, which is not the request."""
 
 
 class HttpxResponse:
@@ -35,8 +39,10 @@ class HttpxResponse:
         "_ended",
         "_error",
         "_has_head",
+        "_is_connect",
         "_loop",
         "_reader",
+        "_request",
         "_room",
         "_stream",
         "abandoned",
@@ -53,7 +59,9 @@ class HttpxResponse:
     headers: Headers
     content_length: int | None
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, request: UpstreamRequest, loop: asyncio.AbstractEventLoop) -> None:
+        self._request = request
+        self._is_connect = False
         self._loop = loop
         self._chunks: list[bytes] = []
         self._buffered_bytes = 0
@@ -127,11 +135,15 @@ class HttpxResponse:
     # The owner's side.
 
     async def trace(self, event: str, told: dict[str, Any]) -> None:
-        """httpcore's `trace` extension: the one way to learn of the connection before the head is here."""
+        """httpcore's `trace` extension: the one way to learn what happens before the head is here."""
         if event in CONNECTED:
             self._stream = told["return_value"]
             if self.abandoned:
                 self.shut_down()
+        elif event in BODY_STARTED:
+            self._is_connect = told["request"].method == b"CONNECT"
+        elif event in BODY_COMPLETE and not self._is_connect:
+            self._request.is_sent = True
 
     def shut_down(self) -> None:
         """End the connection's socket, unless it is shared."""

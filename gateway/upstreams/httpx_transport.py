@@ -69,7 +69,7 @@ class HttpxTransport:
             raise BadUpstreamResponse(cause="transport: httpx can't switch protocols", possibly_executed=False)
         if len(self._owners) >= self._owners_max:
             raise NoHealthyTarget(cause="The queue for a connection is full")
-        response = HttpxResponse(self._loop)
+        response = HttpxResponse(request, self._loop)
         owner = self._loop.create_task(self._own(response, request))
         self._owners.add(owner)
         owner.add_done_callback(self._owners.discard)

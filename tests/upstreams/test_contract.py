@@ -232,6 +232,32 @@ def test_a_body_of_another_length_than_declared_is_refused(kind: str, length: in
     run(main)
 
 
+def test_the_request_knows_when_all_of_it_was_written(kind: str, upstream: ScriptedUpstream) -> None:
+    async def main() -> None:
+        gate = asyncio.Event()
+
+        async def body() -> AsyncIterator[bytes]:
+            yield b"a"
+            await gate.wait()
+            yield b"b"
+
+        async with opened(kind, upstream.url) as transport:
+            for request in (get("no-head"), get("no-head", b"POST", body=b"{}"), get("no-head", b"POST", body=body())):
+                assert request.is_sent is False
+                seen = len(upstream.seen)
+                call = asyncio.create_task(transport.send(request))
+                if not isinstance(request.body, bytes):
+                    await until(lambda: upstream.connection_count == 3)
+                    assert request.is_sent is False
+                    gate.set()
+                await until(lambda count=seen: len(upstream.seen) > count)
+                assert request.is_sent is True
+                call.cancel()
+                await asyncio.wait([call])
+
+    run(main)
+
+
 def test_a_response_given_up_closes_its_connection(kind: str, upstream: ScriptedUpstream) -> None:
     async def main() -> None:
         async with opened(kind, upstream.url) as transport:
