@@ -6,8 +6,7 @@ The invariants live here:
 - I3: ending a hold is `DELETE … RETURNING`: only a row that was there is settled or released, so whoever comes
   second (recovery, a retry after a failed commit) finds nothing and changes nothing.
 
-Every statement handles the whole batch in one step: each step of the driver gives the GIL away and takes it back,
-and a step per row costs more than the row.
+Every statement handles the whole batch in one step, for a step through the driver costs more than a row.
 """
 
 from __future__ import annotations
@@ -15,15 +14,24 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from typing import Any
+
+from cachetools import LRUCache
 
 from gateway.credits.provider import Hold, HoldLost
 from gateway.errors import GatewayError, InvalidKey, KeyDisabled, KeyExpired, OutOfCredits
 
 Row = list[Any]
-ID, KEY_ID, USER_ID, BALANCE, HELD, ENABLED, EXPIRES_AT, REVOKED_AT, LAST_ENTRY, HASH = range(10)
-KEY_COLUMNS = "id, key_id, user_id, balance, held, enabled, expires_at, revoked_at, last_entry, key_hash"
+ID, KEY_ID, USER_ID, BALANCE, HELD, ENABLED, EXPIRES_AT, REVOKED_AT, LAST_ENTRY, HASH, NEWEST = range(11)
+KEY_COLUMNS = (
+    "id, key_id, user_id, balance, held, enabled, expires_at, revoked_at, last_entry, key_hash,"
+    " (SELECT max(id) FROM entries)"
+)
+
+NUMBERS_MAX = 100_000
+"""Keys whose row number is remembered. It only says where to look: the row found there must have the right hash."""
 
 
 class Take:
@@ -43,33 +51,39 @@ class Take:
 class End:
     """A hold that is to end, keeping `kept` credits; None: it only becomes `answered` and stays open."""
 
-    __slots__ = ("future", "hold_id", "kept", "lost", "orphan", "reason")
+    __slots__ = ("future", "hold", "is_orphan", "kept", "lost", "reason")
 
     def __init__(
         self,
         future: asyncio.Future[None] | None,
-        hold_id: int,
+        hold: Hold,
         kept: int | None,
         reason: str | None,
         *,
-        orphan: bool = False,
+        is_orphan: bool = False,
     ) -> None:
         self.future = future
-        self.hold_id = hold_id
+        self.hold = hold
         self.kept = kept
         self.reason = reason
-        self.orphan = orphan
+        self.is_orphan = is_orphan
         self.lost: GatewayError | None = None
 
 
 class Transaction:
-    """Commits batches on one connection, numbering the holds of one instance."""
+    """Commits batches on one connection, numbering the holds of one instance. One thread at a time may use it."""
 
     def __init__(self, connection: sqlite3.Connection, first_hold_id: int, *, checkout: str | None = None) -> None:
         self._connection = connection
         self._execute = connection.execute
         self._next_hold_id = first_hold_id
         self._checkout = checkout
+        self._numbers: LRUCache[bytes, int] = LRUCache(NUMBERS_MAX)
+        self.wait_for_lock(0)
+
+    def wait_for_lock(self, milliseconds: int) -> None:
+        """How long a commit may wait for another process's; 0: it fails at once, with SQLITE_BUSY."""
+        self._execute(f"PRAGMA busy_timeout = {milliseconds}")
 
     def commit(self, takes: Sequence[Take], ends: Sequence[End]) -> None:
         """Do it all, or raise sqlite3.Error and nothing is done."""
@@ -92,8 +106,8 @@ class Transaction:
 
     def _write(self, takes: Sequence[Take], ends: Sequence[End]) -> None:
         now = time.time_ns() // 1_000_000
-        keys: dict[int, Row] = {}
-        changed: set[int] = set()
+        keys = self._load_keys(takes, ends)
+        changed: dict[int, Row] = {}
         if ends:
             self._end(ends, keys, changed, now)
         if takes:
@@ -101,82 +115,93 @@ class Transaction:
         if changed:
             self._connection.executemany(
                 "UPDATE keys SET balance = ?, held = ?, last_entry = ? WHERE id = ?",
-                [(key[BALANCE], key[HELD], key[LAST_ENTRY], key[ID]) for key in map(keys.__getitem__, changed)],
+                [(key[BALANCE], key[HELD], key[LAST_ENTRY], key[ID]) for key in changed.values()],
             )
 
-    def _end(self, ends: Sequence[End], keys: dict[int, Row], changed: set[int], now: int) -> None:
-        kept = {end.hold_id: end for end in ends if end.kept is None}
-        final = {end.hold_id: end for end in ends if end.kept is not None}
-        if kept:
-            sql = f"UPDATE holds SET answered = 1 WHERE id IN ({_marks(len(kept))}) RETURNING id"
-            _mark_lost(kept, {row[0] for row in self._execute(sql, list(kept))})
-        if not final:
-            return
-        ended = self._execute(
-            f"DELETE FROM holds WHERE id IN ({_marks(len(final))}) RETURNING id, key, cost, route, request_id",
-            list(final),
-        ).fetchall()
-        if len(ended) < len(final):
-            _mark_lost(final, {row[0] for row in ended})
-        self._load("id", {row[1] for row in ended}, keys)
-        self._append(ended, final, keys, changed, now)
+    def _load_keys(self, takes: Sequence[Take], ends: Sequence[End]) -> dict[int, Row]:
+        """The key rows that the batch is about, by number."""
+        numbers = self._numbers
+        wanted = {end.hold.key for end in ends}
+        unseen: set[bytes] = set()
+        for take in takes:
+            number = numbers.get(take.key_hash)
+            if number is None:
+                unseen.add(take.key_hash)
+            else:
+                wanted.add(number)
+        keys = self._load("id", wanted) if wanted else {}
+        # A rotated key is no longer found under its old number's hash.
+        unseen.update(
+            take.key_hash
+            for take in takes
+            if take.key_hash not in unseen and _hash_of(keys, numbers.get(take.key_hash)) != take.key_hash
+        )
+        if unseen:
+            found = self._load("key_hash", unseen)
+            for key in found.values():
+                numbers[key[HASH]] = key[ID]
+                keys.setdefault(key[ID], key)
+        return keys
 
-    def _append(
-        self, ended: Iterable[Any], ends: dict[int, End], keys: dict[int, Row], changed: set[int], now: int
-    ) -> None:
+    def _end(self, ends: Sequence[End], keys: dict[int, Row], changed: dict[int, Row], now: int) -> None:
+        kept = {end.hold.id: end for end in ends if end.kept is None}
+        final = {end.hold.id: end for end in ends if end.kept is not None} if kept else {e.hold.id: e for e in ends}
+        if kept:
+            _mark_lost(kept, self._execute(_sql_keep(len(kept)), list(kept)).fetchall())
+        if final:
+            ended = self._execute(_sql_end(len(final)), list(final)).fetchall()
+            if len(ended) < len(final):
+                _mark_lost(final, ended)
+            if ended:
+                self._append([final[row[0]] for row in ended], keys, changed, now)
+
+    def _append(self, ends: list[End], keys: dict[int, Row], changed: dict[int, Row], now: int) -> None:
         """One ledger entry per ended hold: what was kept, or 0 and the reason it was given back."""
-        entry_id: int = self._execute("SELECT coalesce(max(id), 0) FROM entries").fetchone()[0]
+        entry_id = keys[ends[0].hold.key][NEWEST] or 0
         values: list[Any] = []
-        count = 0
-        for hold_id, key_number, cost, route, request_id in ended:
-            key = keys[key_number]
-            end = ends[hold_id]
-            kept = min(end.kept or 0, cost)
-            key[HELD] -= cost
+        for end in ends:
+            hold = end.hold
+            number = hold.key
+            key = keys[number]
+            kept = min(end.kept or 0, hold.cost)
+            key[HELD] -= hold.cost
             if key[BALANCE] is not None:
                 key[BALANCE] -= kept
             entry_id += 1
-            count += 1
-            values += (entry_id, key_number, key[LAST_ENTRY], -kept, key[BALANCE], route, request_id, end.reason, now)
-            key[LAST_ENTRY] = entry_id
-            changed.add(key_number)
-        if count:
-            rows = ",".join(["(?,?,?,'spend',?,?,?,?,?,?)"] * count)
-            self._execute(
-                "INSERT INTO entries (id, key, previous, kind, amount, balance_after, route, request_id, reason,"
-                f" created_at) VALUES {rows}",
-                values,
+            values += (
+                *(entry_id, number, key[LAST_ENTRY], -kept, key[BALANCE], hold.route, hold.request_id),
+                *(end.reason, now),
             )
+            key[LAST_ENTRY] = entry_id
+            changed[number] = key
+        self._execute(_sql_append(len(ends)), values)
 
-    def _take(self, takes: Sequence[Take], keys: dict[int, Row], changed: set[int], now: int) -> None:
+    def _take(self, takes: Sequence[Take], keys: dict[int, Row], changed: dict[int, Row], now: int) -> None:
         by_hash = {key[HASH]: key for key in keys.values()}
-        unseen = {take.key_hash for take in takes}.difference(by_hash)
-        by_hash.update((key[HASH], key) for key in self._load("key_hash", unseen, keys))
         values: list[Any] = []
-        count = 0
-        hold_id = self._next_hold_id
+        hold_id = first_id = self._next_hold_id
         for take in takes:
             key = by_hash.get(take.key_hash)
-            refusal = self._refusal(key, take.cost, now)
-            if refusal is not None or key is None:
+            cost = take.cost
+            refusal = self._refusal(key, cost, now)
+            if key is None or refusal is not None:
                 take.outcome = refusal
                 continue
-            cost = take.cost
-            if cost:
-                count += 1
-                values += (hold_id, key[ID], cost, take.route, take.request_id, now)
-                key[HELD] += cost
-                changed.add(key[ID])
-            available = None if key[BALANCE] is None else key[BALANCE] - key[HELD]
-            take.outcome = Hold(hold_id if cost else 0, key[KEY_ID], key[USER_ID], cost, available)
-            if cost:
-                hold_id += 1
-        self._next_hold_id = hold_id
-        if count:
-            rows = ",".join(["(?,?,?,?,?,0,?)"] * count)
-            self._execute(
-                f"INSERT INTO holds (id, key, cost, route, request_id, answered, created_at) VALUES {rows}", values
-            )
+            available = None if key[BALANCE] is None else key[BALANCE] - key[HELD] - cost
+            if not cost:
+                take.outcome = Hold(0, key[ID], key[KEY_ID], key[USER_ID], 0, available)
+                continue
+            number = key[ID]
+            values += (hold_id, number, cost, take.route, take.request_id, now)
+            key[HELD] += cost
+            changed[number] = key
+            take.outcome = hold = Hold(hold_id, number, key[KEY_ID], key[USER_ID], cost, available)
+            hold.route = take.route
+            hold.request_id = take.request_id
+            hold_id += 1
+        if values:
+            self._next_hold_id = hold_id
+            self._execute(_sql_take(hold_id - first_id), values)
 
     def _refusal(self, key: Row | None, cost: int, now: int) -> GatewayError | None:
         if key is None or key[REVOKED_AT] is not None:
@@ -189,20 +214,55 @@ class Transaction:
             return OutOfCredits(available=key[BALANCE] - key[HELD], held=key[HELD], cost=cost, checkout=self._checkout)
         return None
 
-    def _load(self, column: str, wanted: set[Any], keys: dict[int, Row]) -> list[Row]:
-        """Read the key rows whose `column` is among `wanted` into `keys`, and return them."""
-        if not wanted:
-            return []
-        sql = f"SELECT {KEY_COLUMNS} FROM keys WHERE {column} IN ({_marks(len(wanted))})"
-        rows = [list(row) for row in self._execute(sql, list(wanted))]
-        keys.update((row[ID], row) for row in rows)
-        return rows
+    def _load(self, column: str, wanted: Iterable[Any]) -> dict[int, Row]:
+        values = list(wanted)
+        return {row[ID]: list(row) for row in self._execute(_sql_load(column, len(values)), values)}
 
 
-def _mark_lost(ends: dict[int, End], found: set[int]) -> None:
-    for hold_id in ends.keys() - found:
+def _hash_of(keys: dict[int, Row], number: int | None) -> bytes | None:
+    key = keys.get(number) if number is not None else None
+    return key[HASH] if key is not None else None
+
+
+def _mark_lost(ends: dict[int, End], found: Iterable[tuple[int]]) -> None:
+    for hold_id in ends.keys() - {row[0] for row in found}:
         ends[hold_id].lost = HoldLost(cause=f"hold {hold_id} was ended by somebody else")
+
+
+def _by_count(write: Callable[..., str]) -> Callable[..., str]:
+    """Statements differ by how many rows they handle: each is written once. (Batches are bounded, so these are too.)"""
+    return cache(write)
 
 
 def _marks(count: int) -> str:
     return ",".join("?" * count)
+
+
+@_by_count
+def _sql_load(column: str, count: int) -> str:
+    return f"SELECT {KEY_COLUMNS} FROM keys WHERE {column} IN ({_marks(count)})"
+
+
+@_by_count
+def _sql_keep(count: int) -> str:
+    return f"UPDATE holds SET answered = 1 WHERE id IN ({_marks(count)}) RETURNING id"
+
+
+@_by_count
+def _sql_end(count: int) -> str:
+    return f"DELETE FROM holds WHERE id IN ({_marks(count)}) RETURNING id"
+
+
+@_by_count
+def _sql_take(count: int) -> str:
+    rows = ",".join(["(?,?,?,?,?,0,?)"] * count)
+    return f"INSERT INTO holds (id, key, cost, route, request_id, answered, created_at) VALUES {rows}"
+
+
+@_by_count
+def _sql_append(count: int) -> str:
+    rows = ",".join(["(?,?,?,'spend',?,?,?,?,?,?)"] * count)
+    return (
+        "INSERT INTO entries (id, key, previous, kind, amount, balance_after, route, request_id, reason, created_at)"
+        f" VALUES {rows}"
+    )

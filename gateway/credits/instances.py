@@ -15,19 +15,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, Row, delete, insert, select, update
 
 from gateway.credits.ledger import now_ms
+from gateway.credits.provider import Hold
 from gateway.database.tables import HOLDS_PER_INSTANCE, holds, instances
 
 
 @dataclass(frozen=True, slots=True)
 class Orphan:
-    """An open hold whose process is dead."""
+    """An open hold whose process is dead, and whether its upstream's answer had begun to reach the caller."""
 
-    hold_id: int
-    cost: int
+    hold: Hold
     answered: bool
 
 
@@ -62,12 +63,14 @@ def bury(connection: Connection, dead: dict[int, int]) -> None:
 def read_orphans(connection: Connection, limit: int = 10_000) -> list[Orphan]:
     """Open holds that belong to no living instance. Open holds are few: a scan is cheaper than an index on each."""
     alive = select(instances.c.id)
-    query = (
-        select(holds.c.id, holds.c.cost, holds.c.answered)
-        .where((holds.c.id // HOLDS_PER_INSTANCE).not_in(alive))
-        .limit(limit)
-    )
-    return [Orphan(row.id, row.cost, bool(row.answered)) for row in connection.execute(query)]
+    query = select(holds).where((holds.c.id // HOLDS_PER_INSTANCE).not_in(alive)).limit(limit)
+    return [Orphan(_hold(row), bool(row.answered)) for row in connection.execute(query)]
+
+
+def _hold(row: Row[Any]) -> Hold:
+    hold = Hold(row.id, row.key, "", "", row.cost, None)
+    hold.route, hold.request_id = row.route, row.request_id
+    return hold
 
 
 class Watch:

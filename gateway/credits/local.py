@@ -187,7 +187,7 @@ class LocalProvider:
         if not orphans:
             return
         for orphan in orphans:
-            self.journal.end_orphan(orphan.hold_id, orphan.cost if orphan.answered else 0)
+            self.journal.end_orphan(orphan.hold, orphan.hold.cost if orphan.answered else 0)
         released = sum(not orphan.answered for orphan in orphans)
         logger.warning(
             "ended %d holds of dead processes: %d released, %d settled",
