@@ -85,10 +85,9 @@ class Endpoint:
         if not route.is_public:
             call.hold = await self._provider.hold(head.api_key, route.cost, route.name, call.request_id)
         call.held_at = perf_counter()
-        if head.has_body and head.expects_continue:
-            body = await read_body(receive, route.body_max_bytes)
         request = self._request(call, route, head, body, scope)
-        response = await self._send(call, route, request)
+        invited = receive if head.has_body and head.expects_continue else None
+        response = await self._send(call, route, request, invited)
         call.upstream_at = perf_counter()
         if call.hold is not None:
             await self._decide(call, route, call.hold, request, response)
@@ -111,8 +110,13 @@ class Endpoint:
         upgrade = b"websocket" if route.is_websocket and "gateway.tunnel" in scope.get("extensions", ()) else b""
         return UpstreamRequest(scope["method"].encode("ascii"), target, headers, body, head.content_length, upgrade)
 
-    async def _send(self, call: Call, route: Route, request: UpstreamRequest) -> UpstreamResponse:
+    async def _send(
+        self, call: Call, route: Route, request: UpstreamRequest, invited: Receive | None
+    ) -> UpstreamResponse:
+        """Forward, and end the hold if there is no answer. `invited` gives the body of a caller who waits for 100."""
         try:
+            if invited is not None:
+                request.body = await read_body(invited, route.body_max_bytes)
             return await route.transport.send(request)
         except UpstreamError as error:
             kept = error.possibly_executed and error.reason not in route.release_on
@@ -155,6 +159,8 @@ class Endpoint:
             raise
         except BaseException:
             await response.aclose()
+            if call.verdict == KEPT:  # the caller left while it was being written; nobody else would end the hold
+                await self._end(call, 0 if CLIENT_ABORT in route.release_on else call.cost, CLIENT_ABORT)
             raise
 
     async def _end(self, call: Call, cost: int, word: str, reason: str | None = None) -> None:
