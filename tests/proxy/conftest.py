@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-pytest.register_assert_rewrite("tests.proxy.harness")
-
 from tests.credits.conftest import Ledger
 from tests.proxy.harness import Proxy
 from tests.server.harness import wait_until

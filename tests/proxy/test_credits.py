@@ -121,7 +121,7 @@ TOLD = [
 ]
 
 
-@pytest.mark.parametrize("lines, kept".split(", "), TOLD)
+@pytest.mark.parametrize(("lines", "kept"), TOLD)
 def test_the_upstream_tells_the_cost_in_a_header(account, script, lines, kept):
     script("tells", response(*lines))
     answer = account.ask("/told/tells")
@@ -130,7 +130,7 @@ def test_the_upstream_tells_the_cost_in_a_header(account, script, lines, kept):
     account.ended(kept, None if kept else "used_nothing")
 
 
-@pytest.mark.parametrize("lines, kept".split(", "), TOLD)
+@pytest.mark.parametrize(("lines", "kept"), TOLD)
 def test_the_upstream_tells_the_cost_in_a_trailer(account, script, lines, kept):
     """The body comes in pieces, so the head has gone before the cost is known."""
 
