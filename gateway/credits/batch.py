@@ -18,8 +18,6 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from typing import Any
 
-from cachetools import LRUCache
-
 from gateway.credits.provider import Hold, HoldLost
 from gateway.errors import GatewayError, InvalidKey, KeyDisabled, KeyExpired, OutOfCredits
 
@@ -78,7 +76,7 @@ class Transaction:
         self._execute = connection.execute
         self._next_hold_id = first_hold_id
         self._checkout = checkout
-        self._numbers: LRUCache[bytes, int] = LRUCache(NUMBERS_MAX)
+        self._numbers: dict[bytes, int] = {}
         self.wait_for_lock(0)
 
     def wait_for_lock(self, milliseconds: int) -> None:
@@ -130,14 +128,14 @@ class Transaction:
             else:
                 wanted.add(number)
         keys = self._load("id", wanted) if wanted else {}
-        # A rotated key is no longer found under its old number's hash.
-        unseen.update(
-            take.key_hash
-            for take in takes
-            if take.key_hash not in unseen and _hash_of(keys, numbers.get(take.key_hash)) != take.key_hash
-        )
+        if keys:
+            # The row under a remembered number may have got another secret since.
+            hashes = {key[HASH] for key in keys.values()}
+            unseen.update(take.key_hash for take in takes if take.key_hash not in hashes)
         if unseen:
             found = self._load("key_hash", unseen)
+            if len(numbers) + len(found) > NUMBERS_MAX:
+                numbers.clear()
             for key in found.values():
                 numbers[key[HASH]] = key[ID]
                 keys.setdefault(key[ID], key)
@@ -217,11 +215,6 @@ class Transaction:
     def _load(self, column: str, wanted: Iterable[Any]) -> dict[int, Row]:
         values = list(wanted)
         return {row[ID]: list(row) for row in self._execute(_sql_load(column, len(values)), values)}
-
-
-def _hash_of(keys: dict[int, Row], number: int | None) -> bytes | None:
-    key = keys.get(number) if number is not None else None
-    return key[HASH] if key is not None else None
 
 
 def _mark_lost(ends: dict[int, End], found: Iterable[tuple[int]]) -> None:

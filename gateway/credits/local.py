@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ logger = logging.getLogger("gateway.credits")
 GRANT_KINDS = frozenset({"signup", "purchase", "promo", "adjustment", "clawback", "reinstate"})
 TAKING_KINDS = frozenset({"adjustment", "clawback"})
 """Kinds that may also take credits away."""
+USER_ID = re.compile(r"[!-~]{1,128}")
+"""It becomes a header's value on every call, and two spellings that look alike would be two users."""
 PREFIX_BYTES = PREFIX.encode()
 
 
@@ -132,6 +135,8 @@ class LocalProvider:
     ) -> tuple[str, ApiKey]:
         if credits is not None:
             _check_credits("credits", credits)
+        if USER_ID.fullmatch(user_id) is None:
+            raise Invalid("Not a user id.", errors={"user_id": "1 to 128 visible ASCII characters, without spaces"})
         secret = new_secret()
         key = await self._database.transaction(
             lambda connection: ledger.insert_key(connection, secret, user_id, credits, name, expires_at)

@@ -95,13 +95,17 @@ class Endpoint:
 
     def _request(self, call: Call, route: Route, head: RequestHead, body: Any, scope: Scope) -> UpstreamRequest:
         headers = head.headers
-        headers.append((b"x-request-id", call.request_id.encode("ascii")))
-        headers.append((b"traceparent", self._ids.next_traceparent(head.traceparent)))
+        headers += (
+            (b"x-request-id", call.request_id.encode("ascii")),
+            (b"traceparent", self._ids.next_traceparent(head.traceparent)),
+        )
         hold = call.hold
         if hold is not None:
-            headers.append((b"x-gateway-user", hold.user_id.encode("ascii")))
-            headers.append((b"x-gateway-key-id", hold.key_id.encode("ascii")))
-            headers.append((b"x-gateway-cost", route.cost_header))
+            headers += (
+                (b"x-gateway-user", hold.user_id.encode("ascii")),
+                (b"x-gateway-key-id", hold.key_id.encode("ascii")),
+                route.cost_field,
+            )
         target: bytes = scope["raw_path"]
         if route.strip:
             target = target[route.strip :] or b"/"

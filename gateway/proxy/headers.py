@@ -31,6 +31,12 @@ IDENTITY_PREFIXES = (b"x-gateway-", b"x-credits-", b"x-gateway.", b"x-credits.")
 OVERRIDES = (b"x-http-method-override", b"x-http-method", b"x-method-override", b"x-original-url", b"x-rewrite-url")
 """Fields with which a caller would make the upstream see another call than the one that was priced."""
 
+PERSISTENCE = frozenset({b"keep-alive", b"close"})
+"""What Connection mostly says. Neither names a field that is there."""
+
+HTTP = (b"x-forwarded-proto", b"http")
+HTTPS = (b"x-forwarded-proto", b"https")
+
 KNOWN_MAX = 4_096
 """Names whose treatment is remembered; callers choose names, so there must be a bound."""
 
@@ -99,7 +105,7 @@ class HeadReader:
                 treatment(head, name, field[1])
         if keyed and not head.api_key:
             raise MissingKey
-        if head.connection and head.connection.lower() not in (b"keep-alive", b"close"):
+        if head.connection and head.connection.lower() not in PERSISTENCE:
             _drop_named(head, head.connection)
         self._add_forwarded(head, client, scheme)
         return head
@@ -115,19 +121,17 @@ class HeadReader:
     def _add_forwarded(self, head: RequestHead, client: tuple[str, int] | None, scheme: str) -> None:
         address = client[0] if client else ""
         chain = address.encode("ascii")
-        proto = scheme.encode("ascii")
+        proto = HTTPS if scheme == "https" else HTTP
         host = head.host
         if head.forwarded and self._is_trusted(address):
             for name, value in head.forwarded:
                 if name == b"x-forwarded-for":
                     chain = value + b", " + chain
                 elif name == b"x-forwarded-proto":
-                    proto = value
+                    proto = (name, value)
                 else:
                     host = value
-        head.headers.append((b"x-forwarded-for", chain))
-        head.headers.append((b"x-forwarded-proto", proto))
-        head.headers.append((b"x-forwarded-host", host))
+        head.headers += ((b"x-forwarded-for", chain), proto, (b"x-forwarded-host", host))
 
     def _is_trusted(self, address: str) -> bool:
         known = self._trusted.get(address)
@@ -227,11 +231,13 @@ RESPONSE_DROPPED = frozenset(
 def clean_response(headers: Headers, settle_header: bytes, own: Headers) -> Headers:
     """The answer's fields for the caller: hop-by-hop out, the upstream's accounting out, then `own` in."""
     dropped = RESPONSE_DROPPED
-    cleaned = [field for field in headers if field[0] not in dropped and field[0] != settle_header]
+    cleaned = [field for field in headers if field[0] not in dropped]
     if len(cleaned) != len(headers):
-        named = [value for name, value in headers if name == b"connection"]
-        if named:
-            tokens = {token.strip().lower() for value in named for token in value.split(b",")}
-            cleaned = [field for field in cleaned if field[0] not in tokens or field[0] == b"content-length"]
+        for name, value in headers:
+            if name == b"connection" and value.lower() not in PERSISTENCE:
+                tokens = {token.strip().lower() for token in value.split(b",")} - {b"content-length"}
+                cleaned = [field for field in cleaned if field[0] not in tokens]
+    if settle_header:
+        cleaned = [field for field in cleaned if field[0] != settle_header]
     cleaned += own
     return cleaned

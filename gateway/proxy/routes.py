@@ -21,7 +21,7 @@ class Route:
     __slots__ = (
         "body_max_bytes",
         "cost",
-        "cost_header",
+        "cost_field",
         "is_public",
         "is_websocket",
         "metrics",
@@ -40,7 +40,7 @@ class Route:
         cost = section.cost
         self.name = section.path
         self.cost = cost.hold if isinstance(cost, SettledCost) else (cost or 0)
-        self.cost_header = b"%d" % self.cost
+        self.cost_field = (b"x-gateway-cost", b"%d" % self.cost)
         self.settle_header = cost.settle.lower().encode("ascii") if isinstance(cost, SettledCost) else b""
         self.is_public = section.public
         self.is_websocket = section.websocket
