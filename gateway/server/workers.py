@@ -178,7 +178,9 @@ class Supervisor:
             os._exit(exit_code)
 
     def _tell_ready(self) -> None:
-        os.write(self._ready_write, b".")
+        # A supervisor that is gone by now is noticed at the other pipe, and is no failure of this worker's.
+        with contextlib.suppress(BrokenPipeError):
+            os.write(self._ready_write, b".")
 
     def _signal_all(self, number: signal.Signals) -> None:
         for worker in self._started_at:
