@@ -108,11 +108,10 @@ class Gateway:
         return self.errors_file.read_text(errors="replace")
 
     def workers(self) -> list[psutil.Process]:
-        """The processes that serve: the children, or the one process where there is one worker."""
+        """The living processes under the supervisor; none where one process does it all."""
         assert self.process is not None
         try:
-            main = psutil.Process(self.process.pid)
-            return main.children() or [main]
+            return psutil.Process(self.process.pid).children()
         except psutil.NoSuchProcess:
             return []
 

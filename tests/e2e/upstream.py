@@ -138,7 +138,7 @@ class Upstream:
         try:
             while True:
                 await self._serve_one(reader, writer)
-        except (OSError, EOFError, ValueError, asyncio.LimitOverrunError):
+        except (OSError, EOFError, ValueError, RuntimeError, asyncio.LimitOverrunError):
             pass  # The gateway has gone, or sent what is no request: the recorded bytes tell.
         finally:
             self._tasks.discard(task)
