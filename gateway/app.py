@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
@@ -35,9 +35,11 @@ from gateway.observe.ids import RequestIds
 from gateway.observe.logs import is_json
 from gateway.observe.metrics import Metrics
 from gateway.observe.redaction import Redaction
+from gateway.observe.shared_counts import Gauge
 from gateway.proxy.endpoint import Endpoint
 from gateway.proxy.headers import HeadReader
 from gateway.proxy.routes import Route, RouteTable
+from gateway.server.listener import Listener
 from gateway.upstreams.open import open_transports
 from gateway.upstreams.transport import Transport
 
@@ -72,6 +74,10 @@ class Gateway:
         self._control: dict[str, ASGIApp] = {"/healthz": healthz, "/readyz": self._readiness.readyz}
         self._endpoint: ASGIApp = _not_started
         self._stack = AsyncExitStack()
+
+    def watch(self, listener: Listener) -> None:
+        """Show the listener's numbers. Called by the worker that serves this app."""
+        self._metrics.collect_gauges(lambda: [("connections_open", (), listener.connections_open)])
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -117,7 +123,7 @@ class Gateway:
             self._metrics,
             access_log,
         )
-        self._metrics.collect_gauges(lambda: [("ready", (), int(self._readiness.ready))])
+        self._metrics.collect_gauges(lambda: _gauges(self._readiness, transports, loop))
         self._readiness.set("database", True)
         stack.callback(self._readiness.drain)
 
@@ -167,6 +173,16 @@ async def _open_local_provider(
             lambda: [("holds_open", (), journal.holds_open), ("journal_pending", (), journal.pending)]
         )
     return provider
+
+
+def _gauges(readiness: Readiness, transports: dict[str, Transport], loop: asyncio.AbstractEventLoop) -> Iterator[Gauge]:
+    yield "ready", (), int(readiness.ready)
+    yield "tasks", (), len(asyncio.all_tasks(loop))
+    for name, transport in transports.items():
+        open_count, idle_count, waiting_count = transport.count_connections()
+        yield "upstream_connections_open", (name,), open_count
+        yield "upstream_connections_idle", (name,), idle_count
+        yield "upstream_connections_waiting", (name,), waiting_count
 
 
 def _count_commits(metrics: Metrics) -> Callable[[int], None]:

@@ -51,6 +51,7 @@ FAMILIES: dict[str, Family] = {
     "journal_pending": Family("gauge", "Changes to holds that wait to be committed."),
     "database_commits": Family("counter", "Transactions committed by the writer."),
     "database_batch_size": Family("histogram", "Changes that share one transaction.", (), ROWS),
+    "tasks": Family("gauge", "Tasks of the event loop: one for each running call, and a few of the gateway's own."),
     "connections_open": Family("gauge", "Callers' connections."),
     "upstream_connections_open": Family("gauge", "Connections to the upstream, in use or idle.", ("upstream",)),
     "upstream_connections_idle": Family("gauge", "Connections to the upstream that wait for a call.", ("upstream",)),

@@ -101,12 +101,13 @@ class Exchange:
         self._wake()
         self.cancel()
 
-    def cancel(self) -> None:
-        """Stop the application. A task that has not begun never reaches the `finally` of `run`."""
+    def cancel(self, reason: str | None = None) -> None:
+        """Stop the application; `reason` is given where that is not the caller's leaving."""
         if self.task is not None:
+            # A task that has not begun never reaches the `finally` of `run`.
             if not self._begun:
                 self.protocol.listener.server_state.tasks.discard(self.task)
-            self.task.cancel()
+            self.task.cancel(reason)
 
     def end(self) -> None:
         """The caller sends no more into the tunnel; what it has sent is still to be read."""

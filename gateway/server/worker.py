@@ -35,10 +35,12 @@ if TYPE_CHECKING:
 
 AppFactory = Callable[["Config"], "tuple[ASGIApp, ASGIApp | None]"]
 """Makes the callers' and the admin application. Called once in each worker, inside its running loop. Only the first
-one gets lifespan events."""
+one gets lifespan events, and its `watch(listener)` is called where it has one."""
 
 CANCELLED_GRACE_SECONDS = 5.0
 """After the drain limit, how long cancelled calls may take to clean up behind them."""
+DRAIN_LIMIT = "the drain limit is reached"
+"""The message of that cancellation. A caller who leaves cancels without one: the failure is ours here, not his."""
 POLL_SECONDS = 0.02
 
 EXIT_FAILURE = 1
@@ -90,6 +92,9 @@ class Worker:
         limits = Limits.of(self._config.server)
         app, admin_app = self._factory(self._config)
         callers = Listener(app, limits, deadlines)
+        watch = getattr(app, "watch", None)
+        if watch is not None:
+            watch(callers)
         admin = Listener(admin_app, limits, deadlines) if admin_app is not None else None
         self._server = DrainingServer(self._config, callers, admin, self._sockets)
         self._listen_for_signals(loop)
@@ -202,9 +207,9 @@ class DrainingServer(uvicorn.Server):
     def _cancel_calls(self) -> None:
         for connection in self._connections():
             if connection.exchange is not None:
-                connection.exchange.cancel()
+                connection.exchange.cancel(DRAIN_LIMIT)
         for task in list(self.server_state.tasks):
-            task.cancel()
+            task.cancel(DRAIN_LIMIT)
 
     async def _idle_within(self, seconds: float, *, tasks_only: bool = False) -> bool:
         state = self.server_state

@@ -74,6 +74,15 @@ class Http1Transport:
             response.streaming = True
         return response
 
+    def count_connections(self) -> tuple[int, int, int]:
+        """See Transport.count_connections."""
+        pools = self.pools
+        return (
+            sum(pool.open_count for pool in pools),
+            sum(pool.idle_count for pool in pools),
+            sum(pool.waiting_count for pool in pools),
+        )
+
     async def aclose(self) -> None:
         for pool in self.pools:
             await pool.aclose()

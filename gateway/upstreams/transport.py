@@ -79,5 +79,8 @@ class Transport(Protocol):
         request may have been executed. Cancelling it closes the connection in use.
         """
 
+    def count_connections(self) -> tuple[int, int, int]:
+        """Connections open, how many of them are idle, and how many calls wait for one. For the metrics."""
+
     async def aclose(self) -> None:
         """Close every connection."""
