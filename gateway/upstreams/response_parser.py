@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from gateway.errors import BadUpstreamResponse, UpstreamError
+from gateway.upstreams.whole_response import KnownLines, read_whole
 
 if TYPE_CHECKING:
     from gateway.upstreams.http1_response import Http1Response
@@ -56,6 +57,7 @@ class ResponseParser:
         "_http",
         "_interim_count",
         "_is_head",
+        "_known_lines",
         "_length",
         "_overhead_bytes",
         "_response",
@@ -70,14 +72,13 @@ class ResponseParser:
     def __init__(self, head_max_bytes: int) -> None:
         self._head_max_bytes = head_max_bytes
         self._http: HttpResponseParser | None = None
+        self._known_lines: KnownLines = {}
         self.state = COMPLETE
         self.reusable = True
         self.started = False
 
     def expect(self, response: Http1Response, *, is_head: bool, upgrade: bytes) -> None:
         """Read the next response into `response`. `is_head`: the request's method was HEAD."""
-        if self._http is None:
-            self._http = HttpResponseParser(self)
         self._response = response
         self._is_head = is_head
         self._upgrade = upgrade
@@ -96,6 +97,10 @@ class ResponseParser:
         """Read on. Gives what came behind a 101's head, else b"". Raises BadUpstreamResponse."""
         in_head = self.state == HEAD
         if in_head:
+            if not self.started and self._read_whole(data):
+                return b""
+            if self._http is None:
+                self._http = HttpResponseParser(self)
             self._head_bytes += len(data)
             if not self.started:
                 self.started = True
@@ -117,6 +122,21 @@ class ResponseParser:
         elif not self._body_fed and self.state == BODY:
             self._check_overhead(len(data))
         return b""
+
+    def _read_whole(self, data: bytes) -> bool:
+        """The short cut: `data` is all of a plain answer."""
+        if self._is_head or self._upgrade or len(data) > self._head_max_bytes:
+            return False
+        whole = read_whole(data, self._known_lines)
+        if whole is None:
+            return False
+        response = self._response
+        response.status, response.headers, response.content_length, body = whole
+        response.chunks.append(body)
+        self.started = True
+        self.state = COMPLETE
+        del self._response
+        return True
 
     def feed_eof(self) -> None:
         """The upstream closed. Completes a close-delimited body; raises BadUpstreamResponse for one cut short."""

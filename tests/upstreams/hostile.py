@@ -128,6 +128,7 @@ class ScriptedUpstream:
         self.connection_count = 0
         self.closed_count = 0
         self.stopping = threading.Event()
+        self.afterthought = threading.Event()
         self._lock = threading.Lock()
         self._socks: set[socket.socket] = set()
         self._threads: list[threading.Thread] = []
@@ -138,6 +139,7 @@ class ScriptedUpstream:
 
     def __exit__(self, *exc: object) -> None:
         self.stopping.set()
+        self.afterthought.set()
         # Shutting a listener down wakes its accept.
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
@@ -395,6 +397,21 @@ def early(peer: Peer, seen: Seen) -> bool:
     return False
 
 
+def early_open(peer: Peer, seen: Seen) -> bool:
+    """Answers before it has read the body, and would take another request behind it."""
+    peer.send(headed(TWO))
+    peer.hang()
+    return False
+
+
+def afterthought(peer: Peer, seen: Seen) -> bool:
+    """A good answer, and a second one nobody asked for once the first was read."""
+    peer.send(headed(TWO))
+    peer.upstream.afterthought.wait(HANG_SECONDS)
+    peer.send(headed(TWO, body=b"no"))
+    return True
+
+
 def duplex(peer: Peer, seen: Seen) -> bool:
     """Answers each chunk of a chunked body with the same chunk, as it comes."""
     peer.send(CHUNKED)
@@ -472,6 +489,8 @@ GOOD: dict[str, Script] = {
     "big": big,
     "endless": endless,
     "early": early,
+    "early-open": early_open,
+    "afterthought": afterthought,
     "duplex": duplex,
     "tunnel": tunnel,
     "closes-after": closes_after,
@@ -479,7 +498,7 @@ GOOD: dict[str, Script] = {
     "slow": slow,
 }
 
-READS_NO_BODY = frozenset({"early", "duplex", "reads-nothing"})
+READS_NO_BODY = frozenset({"early", "early-open", "duplex", "reads-nothing"})
 SCRIPTS: dict[str, Script] = {
     "reads-nothing": lambda peer, seen: not peer.upstream.stopping.wait(HANG_SECONDS),
     **GOOD,

@@ -103,6 +103,18 @@ def test_idle_connections_are_closed_after_the_keep_alive_time(upstream: Scripte
     run(main)
 
 
+def test_bytes_nobody_asked_for_close_an_idle_connection(upstream: ScriptedUpstream) -> None:
+    async def main() -> None:
+        async with opened_http1(upstream.url) as transport:
+            assert (await transport.send(get("afterthought"))).body == b"ok"
+            assert transport.pools[0].idle_count == 1
+            upstream.afterthought.set()
+            await until(lambda: transport.pools[0].open_count == 0)
+            assert (await transport.send(get("ok"))).body == b"ok"
+
+    run(main)
+
+
 def test_targets_take_turns(upstream: ScriptedUpstream) -> None:
     async def main() -> None:
         with ScriptedUpstream() as other:
@@ -199,6 +211,21 @@ def test_an_early_answer_is_delivered_while_the_body_is_still_sent(upstream: Scr
             assert (response.status, await read_all(response)) == (413, b"no")
             await asyncio.wait_for(closed.wait(), 2)
             assert transport.pools[0].open_count == 0
+
+    run(main)
+
+
+def test_a_connection_with_half_a_request_on_it_is_not_reused(upstream: ScriptedUpstream) -> None:
+    async def body() -> AsyncIterator[bytes]:
+        yield b"x" * 1000
+        await asyncio.Event().wait()
+
+    async def main() -> None:
+        async with opened_http1(upstream.url) as transport:
+            response = await transport.send(get("early-open", b"POST", body=body()))
+            assert await read_all(response) == b"ok"
+            assert (await transport.send(get("ok"))).status == 200
+            assert [seen.connection for seen in upstream.seen] == [0, 1]
 
     run(main)
 

@@ -97,6 +97,28 @@ def test_a_connection_whose_caller_left_serves_the_next(upstream: ScriptedUpstre
     run(main)
 
 
+def test_a_fresh_connection_is_never_one_that_was_used(upstream: ScriptedUpstream) -> None:
+    async def main() -> None:
+        async with opened_http1(upstream.url, connections_max=2) as transport:
+            pool = transport.pools[0]
+            await transport.send(get("ok"))
+            used = pool.take()
+            assert used is not None
+            taking = asyncio.create_task(pool.acquire_fresh())
+            await asyncio.sleep(0)
+            pool.give_back(used)
+            fresh = await taking
+            assert fresh is not used
+            assert not fresh.used
+            pool.give_back(fresh)
+            # At the limit the oldest idle one makes room.
+            pool.give_back(await pool.acquire_fresh())
+            assert not used.open
+            assert (pool.open_count, pool.idle_count) == (2, 2)
+
+    run(main)
+
+
 def test_refused_connections_fail_every_waiter_at_once(upstream: ScriptedUpstream) -> None:
     async def main() -> None:
         with refusing_port() as port:
