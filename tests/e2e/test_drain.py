@@ -15,7 +15,8 @@ from tests.e2e.caller import Answer, Caller, request
 from tests.e2e.harness import Gateway, gateway, settings, until_async
 from tests.e2e.upstream import Upstream
 
-STREAMS = 100
+STREAMS = ["events", "told"] * 50
+WAITING = ["hang"] * 10
 ROUTES = [
     {"path": "/call/{what}", "methods": ["POST"], "upstream": "main", "cost": 1},
     {"path": "/call/told", "methods": ["POST"], "upstream": "main", "cost": {"hold": 5, "settle": "X-Credits-Used"}},
@@ -23,14 +24,16 @@ ROUTES = [
 both = pytest.mark.parametrize("workers", [1, 2])
 
 
-async def terminated_amid_streams(running: Gateway, upstream: Upstream, key: str) -> tuple[list[Answer], float]:
-    """SIGTERM once every stream has begun; the answers, and how long the gateway took to end."""
+async def terminated_amid(
+    whats: list[str], running: Gateway, upstream: Upstream, key: str
+) -> tuple[list[Answer], float]:
+    """SIGTERM once the upstream is at all of these calls; the answers, and how long the gateway took to end."""
     async with contextlib.AsyncExitStack() as stack:
-        callers = [await stack.enter_async_context(await Caller.open(running.port)) for _ in range(STREAMS)]
-        for number, caller in enumerate(callers):
-            caller.send(request(key, "told" if number % 2 else "events"))
+        callers = [await stack.enter_async_context(await Caller.open(running.port)) for _ in whats]
+        for what, caller in zip(whats, callers, strict=True):
+            caller.send(request(key, what))
         reading = [asyncio.create_task(caller.read()) for caller in callers]
-        await until_async(lambda: len(upstream.answered) == STREAMS)
+        await until_async(lambda: len(upstream.answered) + len(upstream.failed) == len(whats))
         await asyncio.sleep(0.2)  # the heads are on their way to the callers
         began = time.monotonic()
         running.signal(signal.SIGTERM)
@@ -60,13 +63,12 @@ def test_a_drain_truncates_no_stream_that_ends_within_its_limit(tmp_path, worker
         with gateway(tmp_path, settings(tmp_path, upstream.url, server=server, routes=ROUTES)) as running:
             key, key_id = running.create_key(1_000)
             running.start()
-            answers, took = asyncio.run(terminated_amid_streams(running, upstream, key))
+            answers, took = asyncio.run(terminated_amid(STREAMS, running, upstream, key))
             books = audit(running.database, upstream, answers)
-    assert Counter((answer.status, answer.whole) for answer in answers) == {(200, True): STREAMS}
+    assert Counter((answer.status, answer.whole) for answer in answers) == {(200, True): 100}
     assert {answer.body for answer in answers} == {b"".join(b"data: %d\n\n" % n for n in range(40))}
-    assert len(upstream.finished) == STREAMS
-    # Half cost 1, the others 2, as their trailers say.
-    assert books.available(key_id) == 1_000 - STREAMS // 2 * 3
+    assert len(upstream.finished) == 100
+    assert books.available(key_id) == 1_000 - 50 * 1 - 50 * 2
     assert took < 10, "it ends when the last stream has, not at the limit"
 
 
@@ -78,8 +80,11 @@ def test_a_stream_longer_than_the_drain_is_cut_visibly_and_its_hold_ends(tmp_pat
         with gateway(tmp_path, settings(tmp_path, upstream.url, server=server, routes=ROUTES)) as running:
             key, _ = running.create_key(1_000)
             running.start()
-            answers, took = asyncio.run(terminated_amid_streams(running, upstream, key))
+            answers, took = asyncio.run(terminated_amid(STREAMS + WAITING, running, upstream, key))
+            # Also: who has waited for an answer in vain does not pay.
             audit(running.database, upstream, answers)
-    assert Counter((answer.status, answer.whole) for answer in answers) == {(200, False): STREAMS}
-    assert all(answer.body for answer in answers)
+    streams, waiting = answers[:100], answers[100:]
+    assert {(answer.status, answer.whole) for answer in streams} == {(200, False)}
+    assert all(answer.body for answer in streams)
+    assert {answer.status for answer in waiting} <= {0, 502, 503, 504}
     assert 0.9 < took < 6
