@@ -142,8 +142,8 @@ class Journal:
         waiting = self._waiting
         committing = self._committing
         if committing is not None and committing.since <= late:
+            # Its ends go on waiting: whether they are written is not known until the commit has come back.
             _refuse(committing.takes, "the database did not commit in time")
-            committing.since = NEVER
         if waiting.since <= late:
             _refuse(waiting.takes, "the database did not take the hold in time")
             waiting.takes = []

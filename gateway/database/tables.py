@@ -83,7 +83,8 @@ entries = Table(
     Column("reference", Text),
     Column("created_at", Id, nullable=False),
     CheckConstraint(
-        "kind IN ('signup', 'purchase', 'spend', 'promo', 'adjustment', 'clawback', 'reinstate')", name="kind_known"
+        "kind = 'spend' OR kind IN ('signup', 'purchase', 'promo', 'adjustment', 'clawback', 'reinstate')",
+        name="kind_known",
     ),
     Index("entries_reference", "reference", unique=True, sqlite_where=text("reference IS NOT NULL")),
     sqlite_strict=True,

@@ -36,6 +36,8 @@ logger = logging.getLogger("gateway.proxy")
 
 CLIENT_ABORT = "client_abort"
 KEPT = "kept"
+TAKES_TRAILERS = ((b"te", b"trailers"), (b"connection", b"te"))
+"""Some servers send a trailer only to those who say so (RFC 9110 section 10.1.4)."""
 
 
 class Endpoint:
@@ -106,6 +108,8 @@ class Endpoint:
                 (b"x-gateway-key-id", hold.key_id.encode("ascii")),
                 route.cost_field,
             )
+            if route.settle_header:
+                headers += TAKES_TRAILERS
         target: bytes = scope["raw_path"]
         if route.strip:
             target = target[route.strip :] or b"/"

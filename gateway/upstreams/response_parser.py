@@ -99,12 +99,7 @@ class ResponseParser:
         if in_head:
             if not self.started and self._read_whole(data):
                 return b""
-            if self._http is None:
-                self._http = HttpResponseParser(self)
-            self._head_bytes += len(data)
-            if not self.started:
-                self.started = True
-                self._seen_http11 = data.startswith(b"HTTP/1.1 ")
+            self._begin(data)
         else:
             self._body_fed = False
         try:
@@ -122,6 +117,14 @@ class ResponseParser:
         elif not self._body_fed and self.state == BODY:
             self._check_overhead(len(data))
         return b""
+
+    def _begin(self, data: bytes) -> None:
+        if self._http is None:
+            self._http = HttpResponseParser(self)
+        self._head_bytes += len(data)
+        if not self.started:
+            self.started = True
+            self._seen_http11 = data.startswith(b"HTTP/1.1 ")
 
     def _read_whole(self, data: bytes) -> bool:
         """The short cut: `data` is all of a plain answer."""

@@ -97,7 +97,6 @@ def _answered_holds(path):
         connection.close()
 
 
-@pytest.mark.xfail(strict=True, reason="the journal never gives up a settlement whose first commit was late")
 @pytest.mark.parametrize("route", ["paid", "told"])
 def test_a_settlement_that_the_database_does_not_take_is_given_up_in_time(account, script, route):
     gate = script("gated", Gate(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nbegin"))

@@ -57,7 +57,7 @@ def upgrade() -> None:
         Column("reference", Text),
         Column("created_at", Integer, nullable=False),
         CheckConstraint(
-            "kind IN ('signup', 'purchase', 'spend', 'promo', 'adjustment', 'clawback', 'reinstate')",
+            "kind = 'spend' OR kind IN ('signup', 'purchase', 'promo', 'adjustment', 'clawback', 'reinstate')",
             name="kind_known",
         ),
         sqlite_strict=True,
