@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
@@ -79,12 +79,12 @@ class Gateway:
         """Show the listener's numbers. Called by the worker that serves this app."""
         self._metrics.collect_gauges(lambda: [("connections_open", (), listener.connections_open)])
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        # Not a coroutine of its own: every wake-up of a call would pass through it.
         if scope["type"] == "http":
-            app = self._control.get(scope["path"], self._endpoint)
-            await app(scope, receive, send)
-        elif scope["type"] == "lifespan":
-            await self._live(receive, send)
+            return self._control.get(scope["path"], self._endpoint)(scope, receive, send)
+        assert scope["type"] == "lifespan"
+        return self._live(receive, send)
 
     async def _live(self, receive: Receive, send: Send) -> None:
         while True:

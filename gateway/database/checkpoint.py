@@ -18,7 +18,8 @@ logger = logging.getLogger("gateway.database")
 
 INTERVAL_SECONDS = 1.0
 PASSIVE_ABOVE_BYTES = 4 * 1024 * 1024
-RESTART_ABOVE_BYTES = 64 * 1024 * 1024
+RESTART_ABOVE_FRAMES = 16_384
+"""64 MiB of pages."""
 
 
 class Checkpointer:
@@ -52,8 +53,8 @@ class Checkpointer:
         connection.close()
 
     def _turn(self, connection: sqlite3.Connection) -> None:
-        size = self._log_path.stat().st_size if self._log_path.exists() else 0
-        if size > PASSIVE_ABOVE_BYTES:
-            connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-        if size > RESTART_ABOVE_BYTES:
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        if self._log_path.exists() and self._log_path.stat().st_size > PASSIVE_ABOVE_BYTES:
+            _busy, frames, _copied = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+            if frames > RESTART_ABOVE_FRAMES:
+                # Not TRUNCATE: a log that keeps its length is written over, and no page of it has to be found anew.
+                connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
