@@ -73,14 +73,29 @@ def start_bare(bench: Bench, upstream: Server) -> Running:
 
 
 def start_nginx(bench: Bench) -> Running:
+    """nginx at its best: connections to the upstream and to the stub are kept."""
+    return _start_nginx(
+        bench,
+        "nginx",
+        "nginx auth_request",
+        KEEP_ALIVE,
+        'proxy_http_version 1.1; proxy_set_header Connection "";',
+    )
+
+
+def start_nginx_default(bench: Bench) -> Running:
+    """nginx as the manual of auth_request shows it: HTTP/1.0 and a new connection for each request behind it."""
+    return _start_nginx(bench, "nginx-default", "nginx auth_request, no keep-alive behind it", "", "")
+
+
+def _start_nginx(bench: Bench, name: str, label: str, keep_alive: str, proxy: str) -> Running:
     port = free_port()
     config = _nginx_config(
-        bench.directory / "nginx",
+        bench.directory / name,
         f"""
-        upstream personas {{ server 127.0.0.1:{bench.upstream}; {KEEP_ALIVE} }}
-        upstream stub {{ server 127.0.0.1:{bench.stub}; {KEEP_ALIVE} }}
-        proxy_http_version 1.1;
-        proxy_set_header Connection "";
+        upstream personas {{ server 127.0.0.1:{bench.upstream}; {keep_alive} }}
+        upstream stub {{ server 127.0.0.1:{bench.stub}; {keep_alive} }}
+        {proxy}
         server {{
             listen 127.0.0.1:{port} backlog=1024;
             location / {{ auth_request /auth; proxy_pass http://personas; }}
@@ -89,13 +104,13 @@ def start_nginx(bench: Bench) -> Running:
                 proxy_pass http://stub;
                 proxy_pass_request_body off;
                 proxy_set_header Content-Length "";
-                proxy_set_header Connection "";
+                {proxy}
             }}
         }}""",
     )
-    server = bench.servers.start("nginx", [bench.tools.nginx, "-c", str(config)], core=bench.core_proxy)
+    server = bench.servers.start(name, [bench.tools.nginx, "-c", str(config)], core=bench.core_proxy)
     wait_listening(server, port)
-    return Running("nginx", "nginx auth_request", f"http://127.0.0.1:{port}{PATH}", server)
+    return Running(name, label, f"http://127.0.0.1:{port}{PATH}", server)
 
 
 def start_envoy(bench: Bench) -> Running:
@@ -149,6 +164,7 @@ def start_plain(bench: Bench) -> Running:
 
 PROXIES: dict[str, Callable[[Bench], Running]] = {
     "nginx": start_nginx,
+    "nginx-default": start_nginx_default,
     "envoy": start_envoy,
     "gateway": start_gateway,
     "plain": start_plain,
