@@ -52,6 +52,7 @@ class Caller:
         self.reader = reader
         self.writer = writer
         self.usable = True
+        self.answer = Answer()
 
     @classmethod
     async def open(cls, port: int) -> Self:
@@ -77,8 +78,9 @@ class Caller:
         return await self.read()
 
     async def read(self) -> Answer:
-        """The next answer. A connection that breaks is no exception: the answer says so."""
-        answer = Answer()
+        """The next answer; as far as it has come, it is `answer` meanwhile. A connection that breaks is no exception:
+        the answer says so."""
+        self.answer = answer = Answer()
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
                 await self._read(answer)

@@ -27,14 +27,15 @@ both = pytest.mark.parametrize("workers", [1, 2])
 async def terminated_amid(
     whats: list[str], running: Gateway, upstream: Upstream, key: str
 ) -> tuple[list[Answer], float]:
-    """SIGTERM once the upstream is at all of these calls; the answers, and how long the gateway took to end."""
+    """SIGTERM once the upstream has all of these calls and every stream has begun (streams come first in `whats`); the
+    answers, and how long the gateway took to end."""
     async with contextlib.AsyncExitStack() as stack:
         callers = [await stack.enter_async_context(await Caller.open(running.port)) for _ in whats]
         for what, caller in zip(whats, callers, strict=True):
             caller.send(request(key, what))
         reading = [asyncio.create_task(caller.read()) for caller in callers]
         await until_async(lambda: len(upstream.answered) + len(upstream.failed) == len(whats))
-        await asyncio.sleep(0.2)  # the heads are on their way to the callers
+        await until_async(lambda: all(caller.answer.body for caller in callers[: len(upstream.answered)]))
         began = time.monotonic()
         running.signal(signal.SIGTERM)
         while not await _is_refused(running.port):
