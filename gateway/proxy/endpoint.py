@@ -204,11 +204,10 @@ class Endpoint:
             if call.verdict == KEPT:
                 await self._end_kept(call, route, response.trailers)
         except UpstreamError as error:
-            # The head is out: returning with the body unfinished makes the server cut the connection, so that the
-            # caller sees the truncation (RFC 9112 section 8).
             logger.warning("%s: the upstream's answer broke off: %s", call.request_id, error.cause or error.detail)
             if call.verdict == KEPT:
                 await self._end_kept(call, route, [])
+            await _show_break(send)
         except BaseException:
             await response.aclose()
             if call.verdict == KEPT:
@@ -230,6 +229,7 @@ class Endpoint:
         if error.cause:
             logger.warning("%s: %s: %s", call.request_id, error.slug, error.cause)
         if call.response_started:
+            await _show_break(send)
             return
         call.status, headers, body = error.response(call.request_id)
         call.verdict = call.verdict or f"refused:{error.slug}"
@@ -276,6 +276,16 @@ class Endpoint:
                 now - call.started_at,
                 call.upstream_at - call.held_at if call.upstream_at else 0.0,
             )
+
+
+async def _show_break(send: Send) -> None:
+    """The head was given to the server: see that it goes out, even if no byte of the body ever came. Returning with the
+    body unfinished then makes the server cut the connection, so that the caller sees the truncation (RFC 9112 section
+    8). Else the server would put an error of its own in the place of an answer that was settled."""
+    try:
+        await send({"type": "http.response.body", "body": b"", "more_body": True})
+    except (OSError, RuntimeError):
+        pass  # The caller has left; or the head was refused, or all of the answer is out: nothing to show.
 
 
 def _own_headers(call: Call) -> Headers:
