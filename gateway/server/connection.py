@@ -17,6 +17,12 @@ import termios
 from gateway.deadlines import NEVER
 from gateway.server.limits import LINGER_SECONDS
 
+PAUSED_LOOK_SECONDS = 0.4
+"""How often a caller is looked at whose socket is left alone: an end that nobody reads is not reported by the loop."""
+
+TCP_CLOSE, TCP_CLOSE_WAIT = 7, 8
+"""`tcpi_state` of a connection that is gone, and of one whose other side has ended its stream (linux/tcp_states.h)."""
+
 STALL_CHECKS = 4
 """How often within the write timeout a caller is looked at that has bytes to take."""
 
@@ -77,6 +83,7 @@ class Connection(asyncio.Protocol):
         if not self._reading_paused:
             self._reading_paused = True
             self.transport.pause_reading()
+            self.look_again()
 
     def resume_reading(self) -> None:
         if self._reading_paused:
@@ -94,8 +101,12 @@ class Connection(asyncio.Protocol):
             self.deadline = self.write_deadline
             if self.leaving:
                 self.abort()
-            else:
+            elif not self._reading_paused:
                 self.on_silence()
+            elif self._has_ended():
+                self.abort()
+            else:
+                self.look_again()
         else:
             self.deadline = min(self.read_deadline, self.write_deadline)
 
@@ -142,6 +153,25 @@ class Connection(asyncio.Protocol):
             return int.from_bytes(fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, bytes(4)), sys.byteorder)
         except OSError:
             return 0
+
+    def look_again(self) -> None:
+        """Nobody reads from the caller: look now and then whether it is still there."""
+        self.wait_for_bytes(PAUSED_LOOK_SECONDS)
+
+    def _has_ended(self) -> bool:
+        """Whether the caller has closed or reset the connection, as far as the kernel has heard. False where the system
+        does not tell, and for an end that waits behind more bytes than the kernel has room for."""
+        connection = self.transport.get_extra_info("socket")
+        try:
+            state = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
+        except (AttributeError, OSError):
+            return False
+        return state == TCP_CLOSE or (state == TCP_CLOSE_WAIT and not self.may_half_close)
+
+    @property
+    def may_half_close(self) -> bool:
+        """Whether the end of the caller's stream is not yet its leaving. Overridden."""
+        return False
 
     # --- the end ----------------------------------------------------------------------------------------------------
 

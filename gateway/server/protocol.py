@@ -190,12 +190,12 @@ class HttpProtocol(Connection):
             scope["extensions"] = {"gateway.tunnel": {}}
         self._requests += 1
         self.exchange = exchange = Exchange(self, scope, method, framing, body, complete)
-        if rest:
-            self._hold_back(rest)
         if complete:
             self.wait_for_nothing()
         else:
             self._wait_for_body(exchange)
+        if rest:
+            self._hold_back(rest)
         exchange.task = task = self.loop.create_task(exchange.run(listener.app))
         listener.server_state.tasks.add(task)
 
@@ -246,6 +246,7 @@ class HttpProtocol(Connection):
         held = bytes(self._unparsed)
         self._unparsed.clear()
         self.resume_reading()
+        self.wait_for_nothing()
         if held:
             self._feed(exchange, held, complete=False)
 
@@ -288,6 +289,10 @@ class HttpProtocol(Connection):
             else:
                 self.close()
 
+    @property
+    def may_half_close(self) -> bool:
+        return self.exchange is not None and self.exchange.tunnel
+
     # --- deadlines and the end --------------------------------------------------------------------------------------
 
     def on_silence(self) -> None:
@@ -309,7 +314,9 @@ class HttpProtocol(Connection):
 
     def _wait_for_body(self, exchange: Exchange) -> None:
         """The caller is late only while it is its turn: not while nobody reads, nor before `100 Continue`."""
-        if exchange.body_complete or exchange.tunnel or exchange.expects_continue or self._reading_paused:
+        if self._reading_paused:
+            self.look_again()
+        elif exchange.body_complete or exchange.tunnel or exchange.expects_continue:
             self.wait_for_nothing()
         else:
             self.wait_for_bytes(self.listener.limits.body_idle_timeout_seconds)
