@@ -191,6 +191,29 @@ def test_a_caller_who_leaves_during_the_settlement_leaves_no_hold(slow_ends, scr
     account.ended(kept, "client_abort")
 
 
+@pytest.mark.parametrize("route", ["paid", "told"])
+def test_an_answer_that_breaks_off_during_its_settlement_is_seen_to_be_cut(slow_ends, script, route):
+    """It was settled, so the caller is not told that the gateway failed: it sees the head, and a body cut short."""
+
+    def break_off(peer, seen):
+        peer.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        wait_until(lambda: ends.asked)
+        peer.send(b"zz\r\n")
+        peer.hang()
+        proxy.in_loop(ends.let)
+
+    script("breaks", break_off)
+    proxy, ends = slow_ends
+    account = proxy.account()
+    caller = account.send(f"/{route}/breaks")
+    head = caller.until(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200 ")
+    assert b"\r\nx-request-id: req_" in head
+    assert b"\r\ntransfer-encoding: chunked" in head
+    assert caller.rest() == b""
+    account.ended({"paid": 5, "told": 20}[route], None)
+
+
 def test_a_settlement_that_fails_is_not_served(slow_ends):
     proxy, ends = slow_ends
     caller = proxy.account().send("/paid/ok")
