@@ -151,7 +151,7 @@ def test_no_path_makes_the_search_explode():
     """Every combination of literal and placeholder at eight levels, and a path that fits them all but for its end."""
     patterns = ["/" + "/".join(parts) + "/end" for parts in itertools.product("a{", repeat=8)]
     patterns = [
-        "/".join("{x%d}" % i if part == "{" else part for i, part in enumerate(pattern.split("/")))
+        "/".join(f"{{x{i}}}" if part == "{" else part for i, part in enumerate(pattern.split("/")))
         for pattern in patterns
     ]
     routes = table(*patterns, "/{rest:path}")
