@@ -36,6 +36,13 @@ fix: install ## Format, and mend what can be mended by itself
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: install ## Write anew what is made from the code: schema, references, the table of metrics
+	$(BIN)/gateway schema > config.schema.json
+	$(BIN)/gateway schema --markdown > docs/config.md
+	$(BIN)/python -m gateway.cli.reference > docs/cli.md
+	$(BIN)/python -m gateway.errors_reference > docs/errors.md
+	$(BIN)/python -m gateway.observe.reference docs/operations.md
+
 bench: install ## Side by side with nginx, Envoy and a plain proxy
 	$(BIN)/python -m benchmarks
 
@@ -43,5 +50,6 @@ lock: ## Pin every dependency anew, with hashes
 	$(BIN)/python -m pip install --quiet pip-tools
 	$(BIN)/pip-compile -q --generate-hashes --strip-extras --allow-unsafe --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --output-file requirements/runtime.txt pyproject.toml
 	$(BIN)/pip-compile -q --generate-hashes --strip-extras --allow-unsafe --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --extra test --extra check --constraint requirements/runtime.txt --output-file requirements/dev.txt pyproject.toml requirements/build.in
+	echo setuptools | $(BIN)/pip-compile -q --generate-hashes --strip-extras --allow-unsafe --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --constraint requirements/dev.txt --output-file requirements/build.txt -
 
-.PHONY: help install run test test-browser torture check fix bench lock
+.PHONY: help install run test test-browser torture check fix docs bench lock

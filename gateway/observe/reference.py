@@ -8,9 +8,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from gateway.observe.exposition import NAMESPACE
 from gateway.observe.families import FAMILIES
 
-NAMESPACE = "gateway_"
 BEGIN = "<!-- metrics: begin -->\n"
 END = "<!-- metrics: end -->"
 
