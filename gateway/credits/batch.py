@@ -77,11 +77,13 @@ class Transaction:
         self._next_hold_id = first_hold_id
         self._checkout = checkout
         self._numbers: dict[bytes, int] = {}
-        self.wait_for_lock(0)
+        self._lock_wait_ms = -1
 
     def wait_for_lock(self, milliseconds: int) -> None:
         """How long a commit may wait for another process's; 0: it fails at once, with SQLITE_BUSY."""
-        self._execute(f"PRAGMA busy_timeout = {milliseconds}")
+        if milliseconds != self._lock_wait_ms:
+            self._execute(f"PRAGMA busy_timeout = {milliseconds}")
+            self._lock_wait_ms = milliseconds
 
     def commit(self, takes: Sequence[Take], ends: Sequence[End]) -> None:
         """Do it all, or raise sqlite3.Error and nothing is done."""

@@ -8,15 +8,19 @@ GIL at every statement costs as much again. Where another process holds the data
 thread takes over, so that the loop goes on (I9): whoever waits too long is told 503, and if its hold turns out
 committed after all, it is released.
 
-A commit that fails changed nothing: its holds are refused, its ends are tried again until they succeed.
+A commit that fails changed nothing: its holds are refused, its ends are tried again until they succeed. Where not the
+database but something in the batch is at fault (a row that SQL refuses), each is tried alone, so that one defect of
+ours can't hold up everybody's settlements.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import sqlite3
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from queue import SimpleQueue
 
@@ -24,6 +28,8 @@ from gateway.credits.batch import End, Take, Transaction
 from gateway.credits.provider import Hold
 from gateway.deadlines import NEVER, Deadlines
 from gateway.errors import CreditsUnavailable
+
+logger = logging.getLogger("gateway.credits")
 
 BATCH_MAX = 128
 """Holds and ends in one transaction: keeps a commit short and the number of distinct statements small."""
@@ -36,6 +42,8 @@ LOCK_WAIT_MS = 1_500
 SLOW_SECONDS = 0.02
 """A commit that took longer sends the next ones to the thread, for so long as says:"""
 SLOW_PERIOD_SECONDS = 5.0
+CLOSE_SECONDS = 5.0
+"""How long closing waits for what is queued."""
 RETRY_SECONDS = 0.05
 """Pause before ends are tried again after a commit that failed."""
 
@@ -49,6 +57,21 @@ class Batch:
         self.takes: list[Take] = []
         self.ends: list[End] = []
         self.since = NEVER
+
+    @property
+    def size(self) -> int:
+        return len(self.takes) + len(self.ends)
+
+    def apart(self) -> list[Batch]:
+        """A batch for each of its items."""
+        alone = [Batch() for _ in range(self.size)]
+        for batch, take in zip(alone, self.takes, strict=False):
+            batch.takes.append(take)
+        for batch, end in zip(alone[len(self.takes) :], self.ends, strict=True):
+            batch.ends.append(end)
+        for batch in alone:
+            batch.since = self.since
+        return alone
 
 
 class Journal:
@@ -71,6 +94,7 @@ class Journal:
         self._on_commit = on_commit
         self._on_failure = on_failure
         self._waiting = Batch()
+        self._suspects: deque[Batch] = deque()
         self._committing: Batch | None = None
         self._flush_planned = False
         self._gathered = 0
@@ -91,11 +115,7 @@ class Journal:
     def pending(self) -> int:
         """Holds and ends not yet committed."""
         running = self._committing
-        return (
-            len(self._waiting.takes)
-            + len(self._waiting.ends)
-            + (len(running.takes) + len(running.ends) if running else 0)
-        )
+        return self._waiting.size + len(self._suspects) + (running.size if running else 0)
 
     def take(self, key_hash: bytes, cost: int, route: str, request_id: str) -> asyncio.Future[Hold]:
         """Ask for a hold. The future gives it once it is durable, or raises why not."""
@@ -126,10 +146,14 @@ class Journal:
         self._add_end(End(None, hold, kept, "gateway died", is_orphan=True))
 
     async def aclose(self) -> None:
-        """Commit what waits, then stop the thread."""
-        while self._committing is not None or self._waiting.takes or self._waiting.ends:
-            self._idle = self._loop.create_future()
-            await self._idle
+        """Commit what waits, then stop the thread. What the database does not take in time is left for recovery."""
+        try:
+            async with asyncio.timeout(CLOSE_SECONDS):
+                while self._committing is not None or self.pending:
+                    self._idle = self._loop.create_future()
+                    await self._idle
+        except TimeoutError:
+            logger.warning("the database does not take %d changes; recovery will end their holds", self.pending)
         self._inbox.put(None)
         await self._loop.run_in_executor(None, self._thread.join)
         if self._transaction is not None:
@@ -178,7 +202,7 @@ class Journal:
         """Commit as soon as a turn of the loop brings nothing more to the batch: alone a call waits for two turns of an
         idle loop (microseconds), in a crowd it shares its commit with whoever is ready too."""
         batch = self._waiting
-        size = len(batch.takes) + len(batch.ends)
+        size = batch.size
         self._turns += 1
         if size == self._gathered or size >= BATCH_MAX or self._turns >= GATHER_TURNS_MAX:
             self._flush()
@@ -188,66 +212,69 @@ class Journal:
 
     def _flush(self) -> None:
         self._flush_planned = False
-        batch = self._waiting
-        if self._committing is not None or not (batch.takes or batch.ends):
+        if self._committing is not None:
             return
+        batch = self._next_batch()
+        if batch is None:
+            return
+        self._committing = batch
+        if self._loop.time() < self._threaded_until or not self._commit_here(batch):
+            self._inbox.put(batch)
+
+    def _next_batch(self) -> Batch | None:
+        if self._suspects:
+            return self._suspects.popleft()
+        batch = self._waiting
+        if not (batch.takes or batch.ends):
+            return None
         self._waiting = rest = Batch()
         if len(batch.takes) > BATCH_MAX or len(batch.ends) > BATCH_MAX:
             rest.takes, batch.takes = batch.takes[BATCH_MAX:], batch.takes[:BATCH_MAX]
             rest.ends, batch.ends = batch.ends[BATCH_MAX:], batch.ends[:BATCH_MAX]
             rest.since = batch.since
         batch.takes = [take for take in batch.takes if not take.future.done()]
-        self._committing = batch
-        if self._loop.time() < self._threaded_until or not self._commit_here(batch):
-            self._inbox.put(batch)
+        return batch
 
     def _commit_here(self, batch: Batch) -> bool:
         """Commit on the loop. False if the database is locked by another process: then it is the thread's work."""
         started_at = time.monotonic()
-        failure = ""
+        failure: Exception | None = None
         try:
-            self._commit(batch)
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:
-                return False
-            failure = f"{type(error).__name__}: {error}"
+            self._commit(batch, 0)
         except Exception as error:  # noqa: BLE001 - those who wait must be told whatever happens
-            failure = f"{type(error).__name__}: {error}"
+            if _is_locked(error):
+                return False
+            failure = error
         if time.monotonic() - started_at > SLOW_SECONDS:
             self._threaded_until = self._loop.time() + SLOW_PERIOD_SECONDS
         self._committed(batch, failure)
         return True
 
-    def _commit(self, batch: Batch) -> None:
+    def _commit(self, batch: Batch, lock_wait_ms: int) -> None:
         if self._transaction is None:
             self._transaction = self._open_transaction()
+        self._transaction.wait_for_lock(lock_wait_ms)
         self._transaction.commit(batch.takes, batch.ends)
 
     def _run(self) -> None:
         """The thread: it has the transaction to itself while a batch is with it, for `_committing` is set."""
         while (batch := self._inbox.get()) is not None:
-            failure = ""
+            failure: Exception | None = None
             try:
-                if self._transaction is not None:
-                    self._transaction.wait_for_lock(LOCK_WAIT_MS)
-                self._commit(batch)
+                self._commit(batch, LOCK_WAIT_MS)
             except Exception as error:  # noqa: BLE001 - those who wait must be told whatever happens
-                failure = f"{type(error).__name__}: {error}"
-            finally:
-                if self._transaction is not None:
-                    self._transaction.wait_for_lock(0)
+                failure = error
             self._loop.call_soon_threadsafe(self._committed, batch, failure)
 
-    def _committed(self, batch: Batch, failure: str) -> None:
+    def _committed(self, batch: Batch, failure: Exception | None) -> None:
         self._committing = None
-        if failure:
-            self._failed(batch, failure)
-        else:
+        if failure is None:
             self._succeeded(batch)
+        else:
+            self._failed(batch, failure)
         self._set_deadline()
-        if self._waiting.takes or self._waiting.ends:
-            if not failure:
-                self._plan_flush()
+        if self.pending:
+            self._plan_flush()
         elif self._idle is not None and not self._idle.done():
             self._idle.set_result(None)
 
@@ -282,19 +309,26 @@ class Journal:
             # The caller left, or was told 503, while its hold was being written.
             self._add_end(End(None, hold, 0, "abandoned"))
 
-    def _failed(self, batch: Batch, failure: str) -> None:
-        _refuse(batch.takes, failure)
+    def _failed(self, batch: Batch, failure: Exception) -> None:
+        cause = f"{type(failure).__name__}: {failure}"
+        if not isinstance(failure, sqlite3.OperationalError) and batch.size > 1:
+            self._suspects.extend(batch.apart())
+            return
+        _refuse(batch.takes, cause)
         if self._on_failure is not None:
-            self._on_failure(failure)
+            self._on_failure(cause)
         self._waiting.ends[:0] = batch.ends
         self._waiting.since = min(self._waiting.since, batch.since)
-        self._flush_planned = True
-        self._loop.call_later(RETRY_SECONDS, self._flush)
+        if not self._suspects:
+            self._flush_planned = True
+            self._loop.call_later(RETRY_SECONDS, self._flush)
 
     def _set_deadline(self) -> None:
         since = self._waiting.since
         if self._committing is not None:
             since = min(since, self._committing.since)
+        if self._suspects:
+            since = min(since, self._suspects[0].since)
         self.deadline = since + self._timeout_seconds
 
 
@@ -302,3 +336,8 @@ def _refuse(takes: list[Take], cause: str) -> None:
     for take in takes:
         if not take.future.done():
             take.future.set_exception(CreditsUnavailable(cause=cause))
+
+
+def _is_locked(error: Exception) -> bool:
+    """Whether another process has the database: SQLITE_BUSY, or one of its extended codes."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY

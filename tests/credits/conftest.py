@@ -1,4 +1,4 @@
-"""A provider on a fresh database, and the audit that every test may call: the invariants, read from the tables alone."""
+"""A provider on a fresh database, and the audit that every test may call: the invariants, from the tables alone."""
 
 from __future__ import annotations
 

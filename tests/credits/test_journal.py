@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from gateway.credits.batch import Transaction
 from gateway.credits.provider import HoldLost
 from gateway.errors import CreditsUnavailable
 from tests.credits.conftest import until
@@ -85,19 +86,22 @@ async def _patient(provider, secret):
             await asyncio.sleep(0.05)
 
 
-def test_a_failed_commit_refuses_its_holds_and_repeats_its_ends(ledger, run):
+def test_a_failed_commit_refuses_its_holds_and_repeats_its_ends(ledger, run, monkeypatch):
     async def main():
         async with ledger.provider(hold_timeout_seconds=5) as provider:
             secret, key = await provider.create("u", credits=10)
             hold = await provider.hold(secret.encode(), 4, "/x", "r1")
-            saboteur = sqlite3.connect(ledger.path, isolation_level=None)
-            saboteur.execute("CREATE TRIGGER full BEFORE INSERT ON entries BEGIN SELECT raise(ABORT, 'disk full'); END")
+            working = Transaction.commit
+
+            def fail(*_args):
+                raise sqlite3.OperationalError("database or disk is full")
+
+            monkeypatch.setattr(Transaction, "commit", fail)
             settling = asyncio.ensure_future(provider.settle(hold, 4))
             with pytest.raises(CreditsUnavailable):
                 await provider.hold(secret.encode(), 1, "/x", "r2")
             assert not settling.done()
-            saboteur.execute("DROP TRIGGER full")
-            saboteur.close()
+            monkeypatch.setattr(Transaction, "commit", working)
             await asyncio.wait_for(settling, 5)
             assert (await provider.balance(key.key_id)).available == 6
         ledger.audit()
@@ -178,6 +182,54 @@ def test_closing_commits_what_is_queued(ledger, run):
         assert all(future.done() for future in futures)
         async with ledger.provider() as provider:
             assert (await provider.balance(key.key_id)).available == 500
+        ledger.audit()
+
+    run(main())
+
+
+def test_one_settlement_that_sql_refuses_does_not_hold_up_the_others(ledger, run):
+    async def main():
+        async with ledger.provider(hold_timeout_seconds=0.5) as provider:
+            secret, key = await provider.create("u", credits=100)
+            poisoned = await provider.hold(secret.encode(), 1, "/poison", "r0")
+            sound = [await provider.hold(secret.encode(), 1, "/x", f"r{n}") for n in range(1, 9)]
+            saboteur = sqlite3.connect(ledger.path, isolation_level=None)
+            saboteur.execute(
+                "CREATE TRIGGER poison BEFORE INSERT ON entries WHEN NEW.route = '/poison'"
+                " BEGIN SELECT raise(ABORT, 'a row that SQL refuses'); END"
+            )
+            ends = [provider.settle(hold, 1) for hold in (poisoned, *sound)]
+            await asyncio.wait_for(asyncio.gather(*ends[1:]), 5)
+            with pytest.raises(CreditsUnavailable):
+                await ends[0]
+            later = await provider.hold(secret.encode(), 1, "/x", "later")
+            await asyncio.wait_for(provider.settle(later, 1), 5)
+            saboteur.execute("DROP TRIGGER poison")
+            saboteur.close()
+            await until(lambda: provider.journal.pending == 0)
+            assert (await provider.balance(key.key_id)).available == 91
+        ledger.audit()
+
+    run(main())
+
+
+def test_closing_does_not_wait_for_ever_for_a_database_that_takes_nothing(ledger, run, monkeypatch):
+    monkeypatch.setattr("gateway.credits.journal.CLOSE_SECONDS", 0.3)
+
+    async def main():
+        blocker = None
+        async with ledger.provider() as provider:
+            secret, _ = await provider.create("u", credits=10)
+            hold = await provider.hold(secret.encode(), 1, "/x", "r1")
+            blocker = sqlite3.connect(ledger.path, isolation_level=None)
+            blocker.execute("BEGIN EXCLUSIVE")
+            provider.settle(hold, 1)
+            started = time.monotonic()
+        assert time.monotonic() - started < 8
+        blocker.execute("ROLLBACK")
+        blocker.close()
+        async with ledger.provider(heartbeat_seconds=0.05, dead_after_seconds=0.3):
+            await until(lambda: ledger.open_holds() == 0)
         ledger.audit()
 
     run(main())

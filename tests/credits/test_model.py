@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sqlite3
 import tempfile
 from pathlib import Path
 
@@ -116,7 +117,7 @@ class Books(RuleBasedStateMachine):
     @rule()
     def crash_and_restart(self):
         """The process vanishes: nothing is signed off, its holds stay behind."""
-        before = {hold for hold in self._open_hold_ids()}
+        before = set(self._open_hold_ids())
         self.runner.run(self.context.__aexit__(None, None, None))
         self._open()
         self.runner.run(self._settled_down())
@@ -130,8 +131,6 @@ class Books(RuleBasedStateMachine):
             await asyncio.sleep(0.001)
 
     def _open_hold_ids(self):
-        import sqlite3
-
         connection = sqlite3.connect(self.ledger.path)
         try:
             return [row[0] for row in connection.execute("SELECT id FROM holds")]
