@@ -20,11 +20,13 @@ import uvloop
 
 from tests.e2e.audit import Books, open_holds
 from tests.e2e.caller import call, request
-from tests.e2e.harness import allow_many_sockets, count, gateway, settings, until
+from tests.e2e.harness import TORTURE, allow_many_sockets, count, gateway, settings, until
 from tests.e2e.upstream import Upstream
 
 CALLERS = count(small=200, full=2_000)
 AT_ONCE = 50
+SWEEP_SECONDS = 0.5 if TORTURE else 0.02
+"""How long after its last byte a caller vanishes at the latest: the sweep over the steps of a call."""
 CREDITS = 1_000_000
 FILES_TOLERANCE = 2
 """Files that SQLite or the resolver may have opened meanwhile, and keep."""
@@ -112,7 +114,7 @@ async def vanish(port: int, key: str, point: str, how: str, chance: random.Rando
         writer.write(data[:cut])
         with contextlib.suppress(OSError, EOFError):
             if point in ("silent", "half-head", "head", "half-body", "sent", "hung"):
-                await asyncio.sleep(chance.random() * 0.02)  # the sweep over the steps of a call
+                await asyncio.sleep(chance.random() ** 2 * SWEEP_SECONDS)
             elif point == "before-byte":
                 await asyncio.sleep(0.17 + chance.random() * 0.06)
             elif point == "mid-stream":

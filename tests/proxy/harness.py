@@ -42,6 +42,7 @@ ROUTES = {
     "socket": {"cost": 5, "websocket": True},
     "stripped": {"cost": 5, "strip_prefix": "/stripped"},
     "refused": {"cost": 5, "upstream": "refusing"},
+    "narrow": {"cost": 5, "upstream": "narrow"},
     "refused-strict": {"cost": 5, "upstream": "refusing", "release_on": ()},
 }
 """A route for each policy: `/{name}/{script}`, the script being what the upstream does (tests/upstreams/hostile.py)."""
@@ -82,10 +83,9 @@ class Proxy(Server):
         self.provider = LocalProvider(database, deadlines, Settings(hold_timeout_seconds=HOLD_TIMEOUT_SECONDS))
         await self.provider.open()
         stack.push_async_callback(self.provider.aclose)
-        sections = {
-            name: UpstreamSection(targets=(url,), response_timeout_seconds=RESPONSE_TIMEOUT_SECONDS)
-            for name, url in self._targets.items()
-        }
+        quick = {"response_timeout_seconds": RESPONSE_TIMEOUT_SECONDS, "connection_wait_seconds": 0.05}
+        sections = {name: UpstreamSection(targets=(url,), **quick) for name, url in self._targets.items()}
+        sections["narrow"] = UpstreamSection(targets=(self._targets["scripted"],), connections_max=1, **quick)
         self.transports = open_transports(sections, deadlines, loop)
         for transport in self.transports.values():
             stack.push_async_callback(transport.aclose)

@@ -7,7 +7,7 @@ import time
 from urllib.parse import unquote_to_bytes
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.proxy.paths import is_plain
@@ -110,6 +110,7 @@ PIECES = st.sampled_from(
 )
 
 
+@settings(deadline=None)
 @given(st.one_of(st.lists(PIECES, max_size=12).map(lambda pieces: b"/" + b"".join(pieces)), st.binary(max_size=30)))
 def test_a_naive_upstream_sees_the_segments_that_were_priced(path):
     """Decoding first or splitting first, normalising or not: what is accepted has the same segments for everybody."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.proxy.harness import Proxy, request
+from tests.proxy.harness import Gate, Proxy, request, response
 from tests.server.harness import wait_until
 
 KEY = b"X-API-Key: "
@@ -44,6 +44,20 @@ def test_every_error_is_one_shape(account, slug):
     assert "127.0.0.1" not in answer.body.decode()
     assert account.secret not in answer.body.decode()
     wait_until(lambda: account.books == (100, 0))
+
+
+def test_an_upstream_without_room_is_told_apart_and_costs_nothing(account, script):
+    gate = script("gated", Gate(response()))
+    other = account.proxy.account()
+    waiting = other.send("/narrow/gated")
+    gate.wait_entered()
+    answer = ask(account, "/narrow/ok")
+    gate.open()
+    assert waiting.response()[0] in (200, 504)
+    assert (answer.status, answer.headers["retry-after"]) == (503, "1")
+    assert answer.problem["type"].rpartition(":")[2] == "no-healthy-target"
+    assert answer.problem["released"] is True
+    account.ended(0, "unreachable")
 
 
 @pytest.mark.parametrize("slug", ["missing-key", "invalid-key"])

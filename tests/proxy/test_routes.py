@@ -6,7 +6,7 @@ import itertools
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.errors import BadRequest, MethodNotAllowed, NoRoute
@@ -135,6 +135,7 @@ PATTERNS = st.builds(
 PATHS = st.lists(st.sampled_from(["a", "b", "c", "d"]), min_size=1, max_size=5).map(lambda parts: "/" + "/".join(parts))
 
 
+@settings(deadline=None)
 @given(st.lists(PATTERNS, min_size=1, max_size=8, unique_by=lambda path: path), st.lists(PATHS, max_size=8))
 def test_the_table_agrees_with_the_rule(patterns, paths):
     routes = table(*patterns)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gateway.errors import BadUpstreamResponse
@@ -26,6 +26,7 @@ def told(*values):
     return told_cost(TELLING, [(b"x-other", b"1"), *((b"x-credits-used", value) for value in values)], "req_1")
 
 
+@settings(deadline=None)
 @given(st.integers(-(10**19), 10**19))
 @example(0)
 @example(HOLD)
@@ -34,6 +35,7 @@ def test_a_number_is_clamped_to_the_hold(number):
     assert told(b"%d" % number) == expected
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=40))
 @example(b"")
 @example(b"+3")
@@ -48,6 +50,7 @@ def test_whatever_is_said_costs_between_nothing_and_the_hold(value):
     assert cost == HOLD or value.lstrip(b"-").isdigit()
 
 
+@settings(deadline=None)
 @given(st.lists(st.binary(max_size=4), min_size=2, max_size=4))
 def test_two_answers_are_nonsense(values):
     assert told(*values) == HOLD
