@@ -165,7 +165,7 @@ class Exchange:
         protocol = self.protocol
         head = ResponseHead(status, headers, protocol.listener.date_line)
         if status == 101:
-            if not self.framing.tunnel or protocol.draining:
+            if not self.framing.tunnel:
                 raise RuntimeError("101 was not asked for")
             self._head = head.render()
             self._open_tunnel()
