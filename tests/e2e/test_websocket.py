@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import re
+import signal
 import socket
 import threading
 import urllib.request
@@ -353,6 +354,46 @@ def test_bytes_right_behind_either_side_of_the_handshake_are_not_lost(served, ke
             more = sock.recv(65_536)
             assert more, data
             data += more
+
+
+def test_a_handshake_that_was_under_way_when_the_drain_began_is_finished(plain, tmp_path, monkeypatch):
+    """It is paid for when the upstream switches; the tunnel then lives as long as the drain lets streams live."""
+    arrived, draining = threading.Event(), threading.Event()
+
+    def switch_late(peer, seen):
+        arrived.set()
+        assert draining.wait(10)
+        return hostile.tunnel(peer, seen)
+
+    monkeypatch.setitem(hostile.SCRIPTS, "late", switch_late)
+    routes = [{"path": "/raw/{what}", "methods": ["GET"], "upstream": "main", "cost": COST, "websocket": True}]
+    config = settings(tmp_path, plain.url, routes=routes, server={"drain_timeout_seconds": 1})
+    with gateway(tmp_path, config) as running:
+        secret, key_id = running.create_key(20)
+        running.start()
+        with upgrade(running, secret, "/raw/late") as sock:
+            assert arrived.wait(10)
+            running.signal(signal.SIGTERM)
+            until(lambda: _refuses(running.port))
+            draining.set()
+            data = read_head(sock)
+            assert data.startswith(b"HTTP/1.1 101 ")
+            sock.sendall(b"second")
+            while not data.endswith(b"firstsecond"):
+                more = sock.recv(65_536)
+                assert more, data
+                data += more
+            assert sock.recv(1) == b"", "the drain limit ends it"
+        assert running.wait() == 0
+        assert Books(running.database).available(key_id) == 20 - COST
+
+
+def _refuses(port):
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return True
+    return False
 
 
 def test_an_upstream_that_does_not_switch_is_an_answer_and_free(served, key):
