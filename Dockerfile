@@ -1,5 +1,3 @@
-# syntax=docker/dockerfile:1
-#
 # The image runs as a numeric user without privileges, needs no shell, and takes a read-only root file system: it writes to
 # /data (the database) and /dev/shm (numbers that workers share) only. docs/operations.md has the command line for it.
 
@@ -31,6 +29,6 @@ VOLUME /data
 USER 65532:65532
 EXPOSE 8080
 STOPSIGNAL SIGTERM
-HEALTHCHECK --interval=10s --timeout=3s --start-period=20s --start-interval=1s CMD ["python", "-c", "import http.client as h; c = h.HTTPConnection('127.0.0.1', 8080, timeout=2); c.request('GET', '/readyz'); raise SystemExit(c.getresponse().status != 200)"]
+HEALTHCHECK --interval=10s --timeout=3s --start-period=20s CMD ["python", "-c", "import http.client as h; c = h.HTTPConnection('127.0.0.1', 8080, timeout=2); c.request('GET', '/readyz'); raise SystemExit(c.getresponse().status != 200)"]
 ENTRYPOINT ["gateway"]
 CMD ["serve", "-c", "/etc/gateway/config.yaml", "--host", "0.0.0.0"]
