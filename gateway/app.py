@@ -79,6 +79,10 @@ class Gateway:
         """Show the listener's numbers. Called by the worker that serves this app."""
         self._metrics.collect_gauges(lambda: [("connections_open", (), listener.connections_open)])
 
+    def drain(self) -> None:
+        """Not ready any more. Called by the worker before anything else stops."""
+        self._readiness.drain()
+
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         # Not a coroutine of its own: every wake-up of a call would pass through it.
         if scope["type"] == "http":
@@ -125,7 +129,6 @@ class Gateway:
         )
         self._metrics.collect_gauges(lambda: _gauges(self._readiness, transports, loop))
         self._readiness.set("database", True)
-        stack.callback(self._readiness.drain)
 
     def _open_access_log(self, deadlines: Deadlines) -> AccessLog | None:
         log = self._config.log
@@ -160,7 +163,6 @@ async def _open_local_provider(
             hold_timeout_seconds=config.credits.hold_timeout_seconds,
             heartbeat_seconds=config.credits.heartbeat_seconds,
             dead_after_seconds=config.credits.dead_after_seconds,
-            checkout="/checkout" if config.billing.stripe is not None else None,
         ),
         on_commit=_count_commits(metrics) if metrics is not None else None,
         on_health=(lambda ok, reason: readiness.set("database", ok, reason)) if readiness is not None else None,

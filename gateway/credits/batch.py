@@ -146,6 +146,8 @@ class Transaction:
     def _end(self, ends: Sequence[End], keys: dict[int, Row], changed: dict[int, Row], now: int) -> None:
         kept = {end.hold.id: end for end in ends if end.kept is None}
         final = {end.hold.id: end for end in ends if end.kept is not None} if kept else {e.hold.id: e for e in ends}
+        if len(kept) + len(final) < len(ends):
+            final = _first_of_each(ends)
         if kept:
             _mark_lost(kept, self._execute(_sql_keep(len(kept)), list(kept)).fetchall())
         if final:
@@ -153,14 +155,25 @@ class Transaction:
             if len(ended) < len(final):
                 _mark_lost(final, ended)
             if ended:
-                self._append([final[row[0]] for row in ended], keys, changed, now)
+                self._append(ended, final, keys, changed, now)
 
-    def _append(self, ends: list[End], keys: dict[int, Row], changed: dict[int, Row], now: int) -> None:
+    def _append(
+        self,
+        ended: list[tuple[int, int]],
+        ends: dict[int, End],
+        keys: dict[int, Row],
+        changed: dict[int, Row],
+        now: int,
+    ) -> None:
         """One ledger entry per ended hold: what was kept, or 0 and the reason it was given back."""
-        entry_id = keys[ends[0].hold.key][NEWEST] or 0
+        entry_id = keys[ends[ended[0][0]].hold.key][NEWEST] or 0
         values: list[Any] = []
-        for end in ends:
+        for hold_id, answered in ended:
+            end = ends[hold_id]
             hold = end.hold
+            if answered and end.is_orphan:
+                # Answered perhaps only after recovery had looked: its process was asleep, not dead.
+                end.kept = hold.cost
             number = hold.key
             key = keys[number]
             kept = min(end.kept or 0, hold.cost)
@@ -174,7 +187,7 @@ class Transaction:
             )
             key[LAST_ENTRY] = entry_id
             changed[number] = key
-        self._execute(_sql_append(len(ends)), values)
+        self._execute(_sql_append(len(ended)), values)
 
     def _take(self, takes: Sequence[Take], keys: dict[int, Row], changed: dict[int, Row], now: int) -> None:
         by_hash = {key[HASH]: key for key in keys.values()}
@@ -219,7 +232,16 @@ class Transaction:
         return {row[ID]: list(row) for row in self._execute(_sql_load(column, len(values)), values)}
 
 
-def _mark_lost(ends: dict[int, End], found: Iterable[tuple[int]]) -> None:
+def _first_of_each(ends: Sequence[End]) -> dict[int, End]:
+    """The final ends by hold, where a call and recovery end the same one at once: the first counts, the other lost."""
+    final: dict[int, End] = {}
+    for end in ends:
+        if end.kept is not None and final.setdefault(end.hold.id, end) is not end:
+            end.lost = HoldLost(cause=f"hold {end.hold.id} was ended by somebody else")
+    return final
+
+
+def _mark_lost(ends: dict[int, End], found: Iterable[tuple[int, ...]]) -> None:
     for hold_id in ends.keys() - {row[0] for row in found}:
         ends[hold_id].lost = HoldLost(cause=f"hold {hold_id} was ended by somebody else")
 
@@ -245,7 +267,7 @@ def _sql_keep(count: int) -> str:
 
 @_by_count
 def _sql_end(count: int) -> str:
-    return f"DELETE FROM holds WHERE id IN ({_marks(count)}) RETURNING id"
+    return f"DELETE FROM holds WHERE id IN ({_marks(count)}) RETURNING id, answered"
 
 
 @_by_count

@@ -37,8 +37,9 @@ WAITING_MAX = 20_000
 """Holds that may wait; more are refused at once (every queue has a bound)."""
 GATHER_TURNS_MAX = 8
 """Turns of the event loop that a batch may take to fill."""
-LOCK_WAIT_MS = 1_500
-"""How long the thread waits for another process's transaction. Below the 2 s in which a caller is answered."""
+LOCK_WAIT_MS = 250
+"""How long the thread waits for another process's transaction at a time. While it waits, what is with it can't be given
+up: so this is how late a caller may be told that it can't be served."""
 SLOW_SECONDS = 0.02
 """A commit that took longer sends the next ones to the thread, for so long as says:"""
 SLOW_PERIOD_SECONDS = 5.0
@@ -167,9 +168,9 @@ class Journal:
         committing = self._committing
         if committing is not None and committing.since <= late:
             # Its ends go on waiting: whether they are written is not known until the commit has come back.
-            _refuse(committing.takes, "the database did not commit in time")
+            self._refuse(committing.takes, "the database did not commit in time")
         if waiting.since <= late:
-            _refuse(waiting.takes, "the database did not take the hold in time")
+            self._refuse(waiting.takes, "the database did not take the hold in time")
             waiting.takes = []
             waiting.since = NEVER
             for end in waiting.ends:
@@ -314,14 +315,23 @@ class Journal:
         if not isinstance(failure, sqlite3.OperationalError) and batch.size > 1:
             self._suspects.extend(batch.apart())
             return
-        _refuse(batch.takes, cause)
-        if self._on_failure is not None:
-            self._on_failure(cause)
+        if _is_locked(failure):
+            # Another process is at it. Those who wait go on waiting, till their deadline.
+            self._waiting.takes[:0] = batch.takes
+        else:
+            self._refuse(batch.takes, cause)
         self._waiting.ends[:0] = batch.ends
         self._waiting.since = min(self._waiting.since, batch.since)
         if not self._suspects:
             self._flush_planned = True
             self._loop.call_later(RETRY_SECONDS, self._flush)
+
+    def _refuse(self, takes: list[Take], cause: str) -> None:
+        for take in takes:
+            if not take.future.done():
+                take.future.set_exception(CreditsUnavailable(cause=cause))
+        if takes and self._on_failure is not None:
+            self._on_failure(cause)
 
     def _set_deadline(self) -> None:
         since = self._waiting.since
@@ -330,12 +340,6 @@ class Journal:
         if self._suspects:
             since = min(since, self._suspects[0].since)
         self.deadline = since + self._timeout_seconds
-
-
-def _refuse(takes: list[Take], cause: str) -> None:
-    for take in takes:
-        if not take.future.done():
-            take.future.set_exception(CreditsUnavailable(cause=cause))
 
 
 def _is_locked(error: Exception) -> bool:

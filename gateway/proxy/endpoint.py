@@ -87,16 +87,16 @@ class Endpoint:
         if not route.is_public:
             call.hold = await self._provider.hold(head.api_key, route.cost, route.name, call.request_id)
         call.held_at = perf_counter()
-        request = self._request(call, route, head, body, scope)
-        invited = receive if head.has_body and head.expects_continue else None
-        response = await self._send(call, route, request, invited)
+        request = UpstreamRequest(scope["method"].encode("ascii"), b"", head.headers, body, head.content_length)
+        response = await self._send(call, route, request, head, scope, receive)
         call.upstream_at = perf_counter()
         if call.hold is not None:
             await self._decide(call, route, call.hold, request, response)
         return response
 
-    def _request(self, call: Call, route: Route, head: RequestHead, body: Any, scope: Scope) -> UpstreamRequest:
-        headers = head.headers
+    def _complete(self, call: Call, route: Route, request: UpstreamRequest, head: RequestHead, scope: Scope) -> None:
+        """Put into the request what only the gateway may say: who calls, and where it goes."""
+        headers = request.headers
         headers += (
             (b"x-request-id", call.request_id.encode("ascii")),
             (b"traceparent", self._ids.next_traceparent(head.traceparent)),
@@ -113,18 +113,19 @@ class Endpoint:
         target: bytes = scope["raw_path"]
         if route.strip:
             target = target[route.strip :] or b"/"
-        if scope["query_string"]:
-            target = target + b"?" + scope["query_string"]
-        upgrade = b"websocket" if route.is_websocket and "gateway.tunnel" in scope.get("extensions", ()) else b""
-        return UpstreamRequest(scope["method"].encode("ascii"), target, headers, body, head.content_length, upgrade)
+        query = scope["query_string"]
+        request.target = target + b"?" + query if query else target
+        if route.is_websocket and "gateway.tunnel" in scope.get("extensions", ()):
+            request.upgrade = b"websocket"
 
     async def _send(
-        self, call: Call, route: Route, request: UpstreamRequest, invited: Receive | None
+        self, call: Call, route: Route, request: UpstreamRequest, head: RequestHead, scope: Scope, receive: Receive
     ) -> UpstreamResponse:
-        """Forward, and end the hold if there is no answer. `invited` gives the body of a caller who waits for 100."""
+        """Forward, and end the hold if there is no answer."""
         try:
-            if invited is not None:
-                request.body = await read_body(invited, route.body_max_bytes)
+            self._complete(call, route, request, head, scope)
+            if head.has_body and head.expects_continue:
+                request.body = await read_body(receive, route.body_max_bytes)
             return await route.transport.send(request)
         except UpstreamError as error:
             kept = error.possibly_executed and error.reason not in route.release_on
@@ -165,10 +166,12 @@ class Endpoint:
             call.cost = 0
             error.members["released"] = True
             raise
-        except BaseException:
+        except BaseException as error:
             await response.aclose()
             if call.verdict == KEPT:  # the caller left while it was being written; nobody else would end the hold
                 await self._end(call, 0 if CLIENT_ABORT in route.release_on else call.cost, CLIENT_ABORT)
+            elif isinstance(error, Exception) and not call.verdict:
+                await self._end(call, 0, "defect")
             raise
 
     async def _end(self, call: Call, cost: int, word: str, reason: str | None = None) -> None:
@@ -232,6 +235,7 @@ class Endpoint:
             await _show_break(send)
             return
         call.status, headers, body = error.response(call.request_id)
+        call.bytes_sent = len(body)
         call.verdict = call.verdict or f"refused:{error.slug}"
         self._metrics.refuse(error.slug)
         try:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 AppFactory = Callable[["Config"], "tuple[ASGIApp, ASGIApp | None]"]
 """Makes the callers' and the admin application. Called once in each worker, inside its running loop. Only the first
-one gets lifespan events, and its `watch(listener)` is called where it has one."""
+one gets lifespan events, and its `watch(listener)` and `drain()` are called where it has them."""
 
 CANCELLED_GRACE_SECONDS = 5.0
 """After the drain limit, how long cancelled calls may take to clean up behind them."""
@@ -171,6 +171,9 @@ class DrainingServer(uvicorn.Server):
         self.on_started()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:  # noqa: ARG002 - uvicorn's signature
+        drain = getattr(self._callers.app, "drain", None)
+        if drain is not None:
+            drain()
         await self._stop_accepting()
         for connection in self._connections():
             connection.shutdown()

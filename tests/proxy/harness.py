@@ -39,6 +39,7 @@ ROUTES = {
     "lenient": {"cost": 5, "release_on": ("unreachable", "timeout", "5xx", "4xx", "client_abort")},
     "strict": {"cost": 5, "release_on": ()},
     "small": {"cost": 5, "body_max_bytes": 1_000},
+    "middle": {"cost": 5, "body_max_bytes": 100_000},
     "socket": {"cost": 5, "websocket": True},
     "stripped": {"cost": 5, "strip_prefix": "/stripped"},
     "refused": {"cost": 5, "upstream": "refusing"},

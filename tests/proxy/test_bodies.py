@@ -7,10 +7,13 @@ import json
 
 import pytest
 
+from gateway.proxy.body import WHOLE_MAX_BYTES
 from tests.proxy.harness import BODY_MAX_BYTES
 from tests.server.harness import wait_until
 
 CHUNKED = (b"Transfer-Encoding: chunked",)
+BIG_BYTES = WHOLE_MAX_BYTES + 4_464
+"""A piece of a body that is too big to be waited for: it is streamed."""
 
 
 def chunks(*pieces: bytes) -> bytes:
@@ -55,13 +58,13 @@ def test_a_body_of_the_limit_is_served(account):
 
 
 def test_a_chunked_body_found_too_long_late_is_never_ended_upstream(account, upstream):
-    caller = account.send("/small/echo", "POST", headers=CHUNKED)
-    caller.send(chunks(b"x" * 600))
+    caller = account.send("/middle/echo", "POST", headers=CHUNKED)
+    caller.send(chunks(b"x" * BIG_BYTES))
     wait_until(lambda: account.books == (95, 5))
-    caller.send(chunks(b"x" * 600) + b"0\r\n\r\n")
+    caller.send(chunks(b"x" * BIG_BYTES) + b"0\r\n\r\n")
     status, _, body = caller.response()
     assert status == 413
-    assert json.loads(body)["limit_bytes"] == 1_000
+    assert json.loads(body)["limit_bytes"] == 100_000
     account.ended(0, "body")
     wait_until(lambda: upstream.seen)
     assert not upstream.seen[0].complete
@@ -99,7 +102,7 @@ def test_a_broken_body_costs_nothing(account, upstream, framing, body):
 
 def test_a_body_that_breaks_later_costs_nothing(account, upstream):
     caller = account.send("/paid/echo", "POST", headers=CHUNKED)
-    caller.send(chunks(b"hello"))
+    caller.send(chunks(b"x" * BIG_BYTES))
     wait_until(lambda: account.books == (95, 5))
     caller.send(b"zz\r\n")
     assert caller.response()[0] == 400
@@ -122,3 +125,18 @@ def test_trailers_are_dropped(account, upstream):
     assert caller.response()[0] == 200
     assert upstream.seen[0].header("x-gateway-user") == ["user_1"]
     assert b"root" not in upstream.seen[0].head + upstream.seen[0].body
+
+
+@pytest.mark.parametrize("framing", [(b"Content-Length: 5",), CHUNKED])
+def test_a_small_body_occupies_no_upstream_connection_before_it_is_whole(account, upstream, framing):
+    slow = [account.send("/paid/echo", "POST", headers=framing) for _ in range(20)]
+    for caller in slow:
+        caller.send(b"h" if framing is not CHUNKED else chunks(b"h"))
+    wait_until(lambda: len(account.proxy.tasks) >= 20)
+    assert account.ask("/paid/echo", "POST", body=b"whole").status == 200
+    assert len(upstream.seen) == 1
+    assert account.books == (95, 0)
+    for caller in slow:
+        caller.send(b"ello" if framing is not CHUNKED else chunks(b"ello") + b"0\r\n\r\n")
+    statuses = [caller.response()[0] for caller in slow]
+    assert sorted(statuses) == [200] * 19 + [402]

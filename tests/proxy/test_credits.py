@@ -219,8 +219,8 @@ def test_a_caller_who_leaves_in_the_middle_of_a_stream_pays_by_the_routes_policy
 
 
 def test_a_caller_who_leaves_with_half_its_body_sent_pays_nothing(account, proxy, upstream):
-    caller = account.send("/paid/echo", "POST", headers=(b"Content-Length: 50000",))
-    caller.send(b"x" * 20_000)
+    caller = account.send("/paid/echo", "POST", headers=(b"Content-Length: 99000",))
+    caller.send(b"x" * 80_000)
     wait_until(lambda: account.books == (95, 5))
     caller.close(reset=True)
     account.ended(0, "client_abort")
