@@ -233,3 +233,38 @@ def test_closing_does_not_wait_for_ever_for_a_database_that_takes_nothing(ledger
         ledger.audit()
 
     run(main())
+
+
+@pytest.mark.parametrize("first", ["call", "recovery"])
+def test_a_call_and_recovery_that_end_one_hold_in_the_same_batch_do_not_both_count(ledger, run, first):
+    async def main():
+        async with ledger.provider() as provider:
+            secret, key = await provider.create("u", credits=10)
+            hold = await provider.hold(secret.encode(), 4, "/x", "r1")
+            if first == "call":
+                settling = asyncio.ensure_future(provider.settle(hold, 4))
+                provider.journal.end_orphan(hold, 0)
+                await settling
+            else:
+                provider.journal.end_orphan(hold, 0)
+                with pytest.raises(HoldLost):
+                    await provider.settle(hold, 4)
+            await until(lambda: provider.journal.pending == 0)
+            assert (await provider.balance(key.key_id)).available == (6 if first == "call" else 10)
+        ledger.audit()
+
+    run(main())
+
+
+def test_a_hold_marked_answered_after_recovery_had_looked_is_settled_whole(ledger, run):
+    async def main():
+        async with ledger.provider() as provider:
+            secret, key = await provider.create("u", credits=10)
+            hold = await provider.hold(secret.encode(), 4, "/x", "r1")
+            await provider.keep(hold)
+            provider.journal.end_orphan(hold, 0)  # recovery had read the hold before it was marked
+            await until(lambda: provider.journal.pending == 0)
+            assert (await provider.balance(key.key_id)).available == 6
+        ledger.audit()
+
+    run(main())
