@@ -36,6 +36,7 @@ from gateway.observe.logs import is_json
 from gateway.observe.metrics import Metrics
 from gateway.observe.redaction import Redaction
 from gateway.observe.shared_counts import Gauge
+from gateway.proxy.body import Uploads
 from gateway.proxy.endpoint import Endpoint
 from gateway.proxy.headers import HeadReader
 from gateway.proxy.routes import Route, RouteTable
@@ -71,7 +72,7 @@ class Gateway:
         self._config = config
         self._metrics = metrics
         self._readiness = Readiness(["database"])
-        self._control: dict[str, ASGIApp] = {"/healthz": healthz, "/readyz": self._readiness.readyz}
+        self._control: dict[bytes, ASGIApp] = {b"/healthz": healthz, b"/readyz": self._readiness.readyz}
         self._endpoint: ASGIApp = _not_started
         self._stack = AsyncExitStack()
 
@@ -86,7 +87,7 @@ class Gateway:
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         # Not a coroutine of its own: every wake-up of a call would pass through it.
         if scope["type"] == "http":
-            return self._control.get(scope["path"], self._endpoint)(scope, receive, send)
+            return self._control.get(scope["raw_path"], self._endpoint)(scope, receive, send)
         assert scope["type"] == "lifespan"
         return self._live(receive, send)
 
@@ -199,6 +200,10 @@ def _count_commits(metrics: Metrics) -> Callable[[int], None]:
 
 
 def _routes(config: Config, transports: dict[str, Transport], metrics: Metrics) -> RouteTable:
+    uploads = {
+        name: Uploads(max(1, len(upstream.targets) * upstream.connections_max // 2))
+        for name, upstream in config.upstreams.items()
+    }
     return RouteTable(
         [
             (
@@ -208,6 +213,7 @@ def _routes(config: Config, transports: dict[str, Transport], metrics: Metrics) 
                     transports[section.upstream],
                     metrics.route(section.path),
                     body_max_bytes=config.server.body_max_bytes,
+                    uploads=uploads[section.upstream],
                 ),
             )
             for section in config.routes

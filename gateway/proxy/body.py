@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from starlette.types import Receive
 
-from gateway.errors import BodyTooLarge
+from gateway.errors import BodyTooLarge, NoHealthyTarget
 
 WHOLE_MAX_BYTES = 65_536
-"""Up to here a body is waited for before anything of it goes upstream."""
+"""A body that says it is no longer is waited for before anything of it goes upstream."""
 
 
 class CallerGone(OSError):
@@ -18,37 +19,88 @@ class CallerGone(OSError):
     An OSError, as what `send` raises when nobody is there any more (ASGI 2.4)."""
 
 
-async def read_body(receive: Receive, max_bytes: int) -> bytes | AsyncIterator[bytes]:
-    """The body: bytes if it is small, waited for until it is whole; else an iterator, which starts with what is here.
+async def read_body(receive: Receive, content_length: int | None, max_bytes: int) -> bytes | StreamedBody:
+    """The body: bytes if it is small, waited for until it is whole; else one that streams, from what is here on.
 
     A small body is not streamed: each caller who sends one slowly would occupy a connection to the upstream, and a few
-    hundred of them all there are. Raises CallerGone, and BodyTooLarge for a body of unknown length that turns out too
-    long; so does the iterator.
+    hundred of them all there are. A body of unknown length may be half of a conversation, so it is never waited for.
+    Raises CallerGone, and BodyTooLarge for a body of unknown length that turns out too long; so does the streamed one.
     """
     pieces: list[bytes] = []
     total = 0
     more = True
-    while more and total <= WHOLE_MAX_BYTES:
+    while more:
         piece, more = await _read_piece(receive)
         pieces.append(piece)
         total += len(piece)
         if total > max_bytes:
             raise BodyTooLarge(max_bytes)
+        if content_length is None or content_length > WHOLE_MAX_BYTES:
+            break
     beginning = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-    return _stream(receive, beginning, max_bytes) if more else beginning
+    return StreamedBody(receive, beginning, max_bytes) if more else beginning
 
 
-async def _stream(receive: Receive, beginning: bytes, max_bytes: int) -> AsyncIterator[bytes]:
-    yield beginning
-    total = len(beginning)
-    more = True
-    while more:
-        piece, more = await _read_piece(receive)
-        total += len(piece)
-        if total > max_bytes:
-            raise BodyTooLarge(max_bytes)
-        if piece:
-            yield piece
+class StreamedBody:
+    """An async iterator over the pieces of a body that is still coming."""
+
+    def __init__(self, receive: Receive, beginning: bytes, max_bytes: int) -> None:
+        self._receive = receive
+        self._beginning = beginning
+        self._max_bytes = max_bytes
+        self._total = len(beginning)
+        self._more = True
+        self.on_end: Callable[[], None] | None = None
+        """Called when all of it has been read."""
+
+    def __aiter__(self) -> StreamedBody:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if self._beginning:
+            piece, self._beginning = self._beginning, b""
+            return piece
+        while self._more:
+            piece, self._more = await _read_piece(self._receive)
+            self._total += len(piece)
+            if self._total > self._max_bytes:
+                raise BodyTooLarge(self._max_bytes)
+            if piece:
+                return piece
+        if self.on_end is not None:
+            self.on_end()
+        raise StopAsyncIteration
+
+    async def aclose(self) -> None:
+        """Nothing to let go of; whoever sends a body closes it."""
+
+
+class Uploads:
+    """The bodies on their way to one upstream: at most so many, lest slow callers take all its connections."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self.count = 0
+
+    @contextmanager
+    def admit(self, body: StreamedBody) -> Iterator[None]:
+        """Count the body until it has been read to its end, or until the block is left. Raises NoHealthyTarget."""
+        if self.count >= self._limit:
+            raise NoHealthyTarget(cause=f"{self._limit} bodies are on their way to the upstream already")
+        self.count += 1
+        counted = True
+
+        def end() -> None:
+            nonlocal counted
+            if counted:
+                counted = False
+                self.count -= 1
+
+        body.on_end = end
+        try:
+            yield
+        finally:
+            end()
 
 
 async def _read_piece(receive: Receive) -> tuple[bytes, bool]:

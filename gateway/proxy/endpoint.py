@@ -20,11 +20,11 @@ from typing import Any
 from starlette.types import Receive, Scope, Send
 
 from gateway.credits.provider import CreditsProvider, Hold
-from gateway.errors import BodyTooLarge, CreditsUnavailable, GatewayError, InternalError, UpstreamError
+from gateway.errors import BadRequest, BodyTooLarge, CreditsUnavailable, GatewayError, InternalError, UpstreamError
 from gateway.observe.access_log import AccessLog
-from gateway.observe.ids import RequestIds
+from gateway.observe.ids import RequestIds, continues
 from gateway.observe.metrics import Metrics
-from gateway.proxy.body import read_body
+from gateway.proxy.body import StreamedBody, read_body
 from gateway.proxy.call import CALLER_LEFT, Call
 from gateway.proxy.headers import HeadReader, RequestHead, clean_response
 from gateway.proxy.routes import Route, RouteTable
@@ -79,11 +79,13 @@ class Endpoint:
         head = self._heads.read(scope["headers"], scope["client"], scope["scheme"], keyed=not route.is_public)
         if head.content_length is not None and head.content_length > route.body_max_bytes:
             raise BodyTooLarge(route.body_max_bytes)
+        if head.api_key and head.api_key in scope["query_string"]:
+            raise BadRequest("The API key stands in the URL too, and would be forwarded. Send it once.")
         # A body that is broken or never comes costs nothing: its beginning is read before credits are taken.
         # Not so for Expect: 100-continue, which asks for the key to be checked before the body is sent.
         body: Any = b""
         if head.has_body and not head.expects_continue:
-            body = await read_body(receive, route.body_max_bytes)
+            body = await read_body(receive, head.content_length, route.body_max_bytes)
         if not route.is_public:
             call.hold = await self._provider.hold(head.api_key, route.cost, route.name, call.request_id)
         call.held_at = perf_counter()
@@ -97,10 +99,10 @@ class Endpoint:
     def _complete(self, call: Call, route: Route, request: UpstreamRequest, head: RequestHead, scope: Scope) -> None:
         """Put into the request what only the gateway may say: who calls, and where it goes."""
         headers = request.headers
-        headers += (
-            (b"x-request-id", call.request_id.encode("ascii")),
-            (b"traceparent", self._ids.next_traceparent(head.traceparent)),
-        )
+        traceparent = self._ids.next_traceparent(head.traceparent)
+        headers += ((b"x-request-id", call.request_id.encode("ascii")), (b"traceparent", traceparent))
+        if head.tracestate and head.traceparent is not None and continues(head.traceparent, traceparent):
+            headers += head.tracestate
         hold = call.hold
         if hold is not None:
             headers += (
@@ -108,8 +110,6 @@ class Endpoint:
                 (b"x-gateway-key-id", hold.key_id.encode("ascii")),
                 route.cost_field,
             )
-            if route.settle_header:
-                headers += TAKES_TRAILERS
         target: bytes = scope["raw_path"]
         if route.strip:
             target = target[route.strip :] or b"/"
@@ -117,6 +117,8 @@ class Endpoint:
         request.target = target + b"?" + query if query else target
         if route.is_websocket and "gateway.tunnel" in scope.get("extensions", ()):
             request.upgrade = b"websocket"
+        elif route.settle_header:
+            headers += TAKES_TRAILERS
 
     async def _send(
         self, call: Call, route: Route, request: UpstreamRequest, head: RequestHead, scope: Scope, receive: Receive
@@ -125,7 +127,10 @@ class Endpoint:
         try:
             self._complete(call, route, request, head, scope)
             if head.has_body and head.expects_continue:
-                request.body = await read_body(receive, route.body_max_bytes)
+                request.body = await read_body(receive, head.content_length, route.body_max_bytes)
+            if isinstance(request.body, StreamedBody):
+                with route.uploads.admit(request.body):
+                    return await route.transport.send(request)
             return await route.transport.send(request)
         except UpstreamError as error:
             kept = error.possibly_executed and error.reason not in route.release_on

@@ -25,9 +25,15 @@ HOP_BY_HOP = (
     b"upgrade",
     b"http2-settings",
 )
-IDENTITY = (b"x-user-id", b"x-consumer-id", b"x-remaining-credits", b"x-forwarded", b"forwarded", b"x-real-ip")
-"""Names that upstreams commonly believe. The gateway alone says who is calling."""
-IDENTITY_PREFIXES = (b"x-gateway-", b"x-credits-", b"x-gateway.", b"x-credits.")
+IDENTITY = (
+    *(b"x-user-id", b"x-consumer-id", b"x-remaining-credits", b"forwarded", b"x-forwarded", b"remote-user"),
+    *(b"x-real-ip", b"x-client-ip", b"x-cluster-client-ip", b"true-client-ip", b"cf-connecting-ip", b"xgatewayuser"),
+)
+"""Names that upstreams commonly believe. The gateway alone says who is calling, and from where."""
+IDENTITY_PREFIXES = (b"x-gateway-", b"x-credits-", b"x-forwarded-", b"x-original-", b"x-remote-")
+NAME_BYTES = b"abcdefghijklmnopqrstuvwxyz0123456789-"
+"""What a forwarded name may be made of. Other tokens are read as `-` by CGI-like servers, which turn all that is not a
+letter or digit into `_`: X_Gateway_User and X~Gateway~User would both be believed (CVE-2025-64484)."""
 OVERRIDES = (b"x-http-method-override", b"x-http-method", b"x-method-override", b"x-original-url", b"x-rewrite-url")
 """Fields with which a caller would make the upstream see another call than the one that was priced."""
 
@@ -38,7 +44,8 @@ HTTP = (b"x-forwarded-proto", b"http")
 HTTPS = (b"x-forwarded-proto", b"https")
 
 KNOWN_MAX = 4_096
-"""Names whose treatment is remembered; callers choose names, so there must be a bound."""
+KNOWN_NAME_MAX_BYTES = 64
+"""How many names of which length have their treatment remembered: callers choose names, so there must be bounds."""
 
 API_KEY_MAX_BYTES = 512
 
@@ -57,6 +64,7 @@ class RequestHead:
         "host",
         "keyed",
         "traceparent",
+        "tracestate",
     )
 
     def __init__(self, *, keyed: bool) -> None:
@@ -67,6 +75,7 @@ class RequestHead:
         self.host = b""
         self.connection = b""
         self.traceparent: bytes | None = None
+        self.tracestate: Headers = []
         self.content_length: int | None = None
         self.has_body = False
         self.expects_continue = False
@@ -103,31 +112,31 @@ class HeadReader:
                 kept.append(field)
             else:
                 treatment(head, name, field[1])
-        if keyed and not head.api_key:
-            raise MissingKey
+        if keyed:
+            _check_key(head)
         if head.connection and head.connection.lower() not in PERSISTENCE:
             _drop_named(head, head.connection)
         self._add_forwarded(head, client, scheme)
         return head
 
     def _learn(self, name: bytes) -> Treatment | None:
-        # A name with _ (or .) is read as - by CGI-like servers: X_Gateway_User would be believed (CVE-2025-64484).
-        forged = b"_" in name or b"." in name or name.startswith(IDENTITY_PREFIXES)
+        forged = bool(name.translate(None, NAME_BYTES)) or name.startswith(IDENTITY_PREFIXES)
         treatment = _drop if forged else None
-        if len(self._treatments) < KNOWN_MAX:
+        if len(self._treatments) < KNOWN_MAX and len(name) <= KNOWN_NAME_MAX_BYTES:
             self._treatments[name] = treatment
         return treatment
 
     def _add_forwarded(self, head: RequestHead, client: tuple[str, int] | None, scheme: str) -> None:
         address = client[0] if client else ""
-        chain = address.encode("ascii")
+        chain = peer = address.encode("ascii")
         proto = HTTPS if scheme == "https" else HTTP
         host = head.host
         if head.forwarded and self._is_trusted(address):
+            chain = b", ".join([*(value for name, value in head.forwarded if name == b"x-forwarded-for"), peer])
             for name, value in head.forwarded:
                 if name == b"x-forwarded-for":
-                    chain = value + b", " + chain
-                elif name == b"x-forwarded-proto":
+                    continue
+                if name == b"x-forwarded-proto":
                     proto = (name, value)
                 else:
                     host = value
@@ -194,6 +203,10 @@ def _read_traceparent(head: RequestHead, _name: bytes, value: bytes) -> None:
     head.traceparent = value if head.traceparent is None else b""
 
 
+def _read_tracestate(head: RequestHead, name: bytes, value: bytes) -> None:
+    head.tracestate.append((name, value))
+
+
 def _read_forwarded(head: RequestHead, name: bytes, value: bytes) -> None:
     head.forwarded.append((name, value))
 
@@ -205,6 +218,7 @@ READ: dict[bytes, Treatment] = {
     b"expect": _read_expect,
     b"host": _read_host,
     b"traceparent": _read_traceparent,
+    b"tracestate": _read_tracestate,
     b"transfer-encoding": _read_transfer_encoding,
     b"x-api-key": _read_api_key,
     b"x-forwarded-for": _read_forwarded,
@@ -213,6 +227,15 @@ READ: dict[bytes, Treatment] = {
     b"x-request-id": _drop,
 }
 """Fields that are read, or replaced by the gateway's own."""
+
+
+def _check_key(head: RequestHead) -> None:
+    key = head.api_key
+    if not key:
+        raise MissingKey
+    for field in head.headers:
+        if key in field[1]:
+            raise BadRequest("The API key stands in another header too, and would be forwarded. Send it once.")
 
 
 def _drop_named(head: RequestHead, connection: bytes) -> None:

@@ -19,3 +19,20 @@ _AMBIGUOUS_ESCAPE = re.compile(rb"%(?:2[EeFf5]|5[Cc]|3[Bb]|7[Ff])")
 def is_plain(raw_path: bytes) -> bool:
     """Whether everybody reads this path alike."""
     return _SEGMENTS.fullmatch(raw_path) is not None and _AMBIGUOUS_ESCAPE.search(raw_path) is None
+
+
+_ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})")
+
+
+def fold(raw_path: bytes) -> bytes:
+    """The path as the most lenient upstream reads it: escapes of plain characters undone, letters in lower case, no
+    slash at the end. For comparing only: what is forwarded is never changed."""
+    if b"%" in raw_path:
+        raw_path = _ESCAPE.sub(_unescape, raw_path)
+    folded = raw_path.lower()
+    return folded.rstrip(b"/") or b"/"
+
+
+def _unescape(match: re.Match[bytes]) -> bytes:
+    character = bytes((int(match[1], 16),))
+    return character if b" " < character <= b"~" and character not in b"/{}%" else match[0]

@@ -11,8 +11,12 @@ from collections.abc import Mapping, Sequence
 from gateway.config.tree import RouteSection, SettledCost
 from gateway.errors import BadRequest, MethodNotAllowed, NoRoute
 from gateway.observe.accumulators import RouteMetrics
-from gateway.proxy.paths import is_plain
+from gateway.proxy.body import Uploads
+from gateway.proxy.paths import fold, is_plain
 from gateway.upstreams.transport import Transport
+
+UPLOADS_MAX = 128
+"""Bodies on their way to an upstream of which nothing is said."""
 
 
 class Route:
@@ -32,10 +36,17 @@ class Route:
         "settle_header",
         "strip",
         "transport",
+        "uploads",
     )
 
     def __init__(
-        self, section: RouteSection, transport: Transport, metrics: RouteMetrics, *, body_max_bytes: int
+        self,
+        section: RouteSection,
+        transport: Transport,
+        metrics: RouteMetrics,
+        *,
+        body_max_bytes: int,
+        uploads: Uploads | None = None,
     ) -> None:
         cost = section.cost
         self.name = section.path
@@ -50,6 +61,7 @@ class Route:
         self.body_max_bytes = section.body_max_bytes or body_max_bytes
         self.strip = len(section.strip_prefix.rstrip("/").encode("ascii"))
         self.transport = transport
+        self.uploads = uploads or Uploads(UPLOADS_MAX)
         self.metrics = metrics
 
 
@@ -72,13 +84,18 @@ class RouteTable:
         self.routes = [route for _, route in routes]
         self._literal: dict[bytes, dict[str, Route]] = {}
         self._root = _Node()
+        self._folded = _Node()
         for section, route in routes:
-            self._add(section, route)
+            path = section.path.encode("ascii")
+            routes_here = _add(self._root, path, section, route)
+            if b"{" not in path:
+                self._literal[path] = routes_here
+            _add(self._folded, _fold_pattern(path), section, route)
 
     def match(self, method: str, raw_path: bytes) -> Route:
         """The route of a call.
 
-        Raises BadRequest for a path that could be read in two ways, NoRoute, or MethodNotAllowed.
+        Raises BadRequest for a path that could be read as another route's, NoRoute, or MethodNotAllowed.
         """
         by_method = self._literal.get(raw_path)
         if by_method is not None:
@@ -94,29 +111,47 @@ class RouteTable:
         for by_method in _candidates(self._root, raw_path.split(b"/")[1:]):
             route = by_method.get(method)
             if route is not None:
+                self._check_folded(method, raw_path, route)
                 return route
             allowed.update(by_method)
         if allowed:
             raise MethodNotAllowed(tuple(sorted(allowed)))
         raise NoRoute
 
-    def _add(self, section: RouteSection, route: Route) -> None:
-        node = self._root
-        for segment in section.path.encode("ascii").split(b"/")[1:]:
-            if segment.endswith(b":path}"):
-                _put(node.any_rest, section, route)
+    def _check_folded(self, method: str, raw_path: bytes, route: Route) -> None:
+        """A path that missed a route by its spelling alone must not pass as a cheaper one's: many upstreams serve
+        /v1/Personas, /v1/%70ersonas and /v1/personas/ as /v1/personas."""
+        folded = fold(raw_path)
+        for by_method in _candidates(self._folded, folded.split(b"/")[1:]):
+            other = by_method.get(method)
+            if other is not None:
+                if other is not route:
+                    raise BadRequest("The path is spelled in a way that an upstream could read as another route's.")
                 return
-            if segment.startswith(b"{"):
-                node.any_segment = node = node.any_segment or _Node()
-            else:
-                node = node.literals.setdefault(segment, _Node())
-        _put(node.routes, section, route)
-        if "{" not in section.path:
-            self._literal[section.path.encode("ascii")] = node.routes
 
 
-def _put(by_method: dict[str, Route], section: RouteSection, route: Route) -> None:
-    by_method.update(dict.fromkeys(section.methods, route))
+def _add(node: _Node, path: bytes, section: RouteSection, route: Route) -> dict[str, Route]:
+    """Put the route at its place in the tree; all routes of that place."""
+    for segment in path.split(b"/")[1:]:
+        if segment.endswith(b":path}"):
+            return _put(node.any_rest, section, route)
+        if segment.startswith(b"{"):
+            node.any_segment = node = node.any_segment or _Node()
+        else:
+            node = node.literals.setdefault(segment, _Node())
+    return _put(node.routes, section, route)
+
+
+def _fold_pattern(path: bytes) -> bytes:
+    """`fold` for a path of the config: only its literal segments are folded."""
+    segments = [segment if segment.startswith(b"{") else fold(b"/" + segment)[1:] for segment in path.split(b"/")[1:]]
+    return b"/" + b"/".join(segments)
+
+
+def _put(by_method: dict[str, Route], section: RouteSection, route: Route) -> dict[str, Route]:
+    for method in section.methods:
+        by_method.setdefault(method, route)
+    return by_method
 
 
 def _candidates(node: _Node, segments: list[bytes]) -> list[Mapping[str, Route]]:

@@ -19,8 +19,8 @@ def release_word(route: Route, request: UpstreamRequest, status: int) -> str:
         return "5xx" if route.releases_5xx else ""
     if status >= 400 and route.releases_4xx:
         return "4xx"
-    # An upgrade was paid for; anything but 101 is not what was paid for.
-    return "no_upgrade" if request.upgrade and status != 101 else ""
+    # Refused or sent elsewhere. But a 2xx is an answer: whoever only pretends to want an upgrade pays for it.
+    return "no_upgrade" if request.upgrade and status >= 300 else ""
 
 
 def told_cost(route: Route, headers: Headers, request_id: str) -> int | None:

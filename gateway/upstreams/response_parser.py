@@ -268,7 +268,9 @@ class ResponseParser:
             raise BadUpstreamResponse(cause="The upstream switched to a protocol that was not asked for")
         response = self._response
         response.status = 101
-        response.headers = self._headers
+        response.headers = [
+            field for field in self._headers if field[0] not in (b"content-length", b"transfer-encoding")
+        ]
         response.content_length = None
         self.reusable = False
         self.state = TUNNEL
@@ -279,10 +281,10 @@ class ResponseParser:
         llhttp knows this of 204 and 304 only: for the others a fresh parser reads the next response. A 204 or 205
         keeps no framing fields, for they would promise the caller a body.
         """
+        if (self._chunked or self._length) and status != 304:
+            # A faulty upstream sends that body, perhaps a moment later: it would be the answer to somebody else.
+            self.reusable = False
         if status in (204, 205):
-            has_body = self._chunked or bool(self._length)
-            if has_body:
-                self.reusable = False
             self._response.headers = [
                 field for field in self._headers if field[0] not in (b"content-length", b"transfer-encoding")
             ]

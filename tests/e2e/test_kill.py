@@ -126,7 +126,7 @@ def harm_and_audit(directory: Path, harm: Harm, times: int, credits: dict[str, A
     print(f"{dict(done)}; calls {dict(statuses)}; ends {dict(reasons)}; last hold after {ended_after:.1f} s")
     # The run was worth it: calls in flight were met, and calls of every kind were answered.
     assert reasons["gateway died"] >= times // 4
-    assert {200, 404, 502, 503, 504} <= {answer.status for answer in load.answers}
+    assert {200, 404, 502, 503} <= {answer.status for answer in load.answers}  # 504 only where a hang outlives a kill
     # With quick beats, what is open is over after the slowest call, dead_after and a few beats.
     assert ended_after < (10 if credits else ENDED_WITHIN_SECONDS)
 

@@ -396,9 +396,9 @@ def _refuses(port):
     return False
 
 
-def test_an_upstream_that_does_not_switch_is_an_answer_and_free(served, key):
+def test_pretending_to_want_an_upgrade_makes_no_answer_free(served, key):
     with upgrade(served, key[0], "/raw/ok") as sock:
         head = read_head(sock)
     assert head.startswith(b"HTTP/1.1 200 ")
-    assert b"\r\nx-credits-cost: 0\r\n" in head
-    assert available(served, key[1]) == 20
+    assert b"\r\nx-credits-cost: 5\r\n" in head
+    assert available(served, key[1]) == 15

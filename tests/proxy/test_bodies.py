@@ -8,6 +8,7 @@ import json
 import pytest
 
 from gateway.proxy.body import WHOLE_MAX_BYTES
+from gateway.proxy.routes import UPLOADS_MAX
 from tests.proxy.harness import BODY_MAX_BYTES
 from tests.server.harness import wait_until
 
@@ -127,16 +128,30 @@ def test_trailers_are_dropped(account, upstream):
     assert b"root" not in upstream.seen[0].head + upstream.seen[0].body
 
 
-@pytest.mark.parametrize("framing", [(b"Content-Length: 5",), CHUNKED])
-def test_a_small_body_occupies_no_upstream_connection_before_it_is_whole(account, upstream, framing):
-    slow = [account.send("/paid/echo", "POST", headers=framing) for _ in range(20)]
+def test_a_small_body_occupies_no_upstream_connection_before_it_is_whole(account, upstream):
+    slow = [account.send("/paid/echo", "POST", headers=(b"Content-Length: 5",)) for _ in range(20)]
     for caller in slow:
-        caller.send(b"h" if framing is not CHUNKED else chunks(b"h"))
+        caller.send(b"h")
     wait_until(lambda: len(account.proxy.tasks) >= 20)
     assert account.ask("/paid/echo", "POST", body=b"whole").status == 200
     assert len(upstream.seen) == 1
     assert account.books == (95, 0)
     for caller in slow:
-        caller.send(b"ello" if framing is not CHUNKED else chunks(b"ello") + b"0\r\n\r\n")
+        caller.send(b"ello")
     statuses = [caller.response()[0] for caller in slow]
     assert sorted(statuses) == [200] * 19 + [402]
+
+
+def test_bodies_under_way_leave_connections_for_others(account):
+    """UPLOADS_MAX bodies may be on their way to an upstream; the next is told so, and small calls are still served."""
+    under_way = [account.send("/public/echo", "POST", headers=CHUNKED) for _ in range(UPLOADS_MAX)]
+    for caller in under_way:
+        caller.send(chunks(b"h"))
+    wait_until(lambda: len(account.proxy.tasks) >= UPLOADS_MAX)
+    one_too_many = account.send("/public/echo", "POST", headers=CHUNKED)
+    one_too_many.send(chunks(b"h"))
+    assert one_too_many.response()[0] == 503
+    assert account.ask("/paid/echo", "POST", body=b"whole").status == 200
+    for caller in under_way:
+        caller.send(b"0\r\n\r\n")
+    assert {caller.response()[0] for caller in under_way} == {200}

@@ -311,3 +311,57 @@ def test_a_redirect_is_passed_on_and_never_followed(account, upstream):
 def test_fields_of_the_answer_keep_their_order_and_number():
     headers = [(b"set-cookie", b"a=1"), (b"x-a", b"1"), (b"set-cookie", b"b=2"), (b"x-a", b"2")]
     assert clean_response(headers, b"", [(b"x-own", b"1")]) == [*headers, (b"x-own", b"1")]
+
+
+def read(headers, client="10.0.0.1", trusted=("10.0.0.0/8",)):
+    return HeadReader(trusted).read([(b"x-api-key", b"gw_key"), *headers], (client, 1), "http", keyed=True)
+
+
+def test_a_chain_in_several_lines_keeps_its_order_and_ends_with_our_peer():
+    """HAProxy adds a line of its own behind the caller's: reversed, the forged address would be the believed one."""
+    lines = [(b"x-forwarded-for", b"6.6.6.6"), (b"x-forwarded-for", b"203.0.113.9")]
+    sent = dict(read(lines).headers)
+    assert sent[b"x-forwarded-for"] == b"6.6.6.6, 203.0.113.9, 10.0.0.1"
+    assert dict(read(lines, client="192.0.2.1").headers)[b"x-forwarded-for"] == b"192.0.2.1"
+
+
+FORGED = [
+    *(b"x~gateway~user", b"x!gateway!user", b"x.gateway.user", b"xgatewayuser", b"x_gateway_user"),
+    *(b"x-forwarded-user", b"x-forwarded-client-cert", b"x-original-uri", b"x-remote-user", b"remote-user"),
+    *(b"true-client-ip", b"cf-connecting-ip", b"x-client-ip"),
+]
+
+
+@pytest.mark.parametrize("name", FORGED)
+def test_no_name_that_an_upstream_could_take_for_ours_is_forwarded(name):
+    assert name not in dict(read([(name, b"admin")]).headers)
+
+
+def test_made_up_names_cost_no_lasting_memory():
+    reader = HeadReader()
+    for number in range(2_000):
+        name = b"x-" + b"a" * 8_000 + b"%d" % number
+        reader.read([(b"x-api-key", b"k"), (name, b"")], None, "http", keyed=True)
+    assert sum(map(len, reader._treatments)) < 100_000
+
+
+@pytest.mark.parametrize(
+    "where", ["/paid/ok?api_key={key}", "/paid/ok?a=b&token={key}&c", "cookie", "referer", "x-auth-token"]
+)
+def test_a_key_that_also_stands_where_it_would_be_forwarded_is_refused(account, upstream, where):
+    target = where.format(key=account.secret) if "/" in where else "/paid/ok"
+    headers = () if "/" in where else (f"{where}: session={account.secret}".encode(),)
+    answer = account.ask(target, headers=headers)
+    assert answer.status == 400
+    assert account.secret not in str(answer)
+    assert upstream.seen == []
+    assert account.books == (100, 0)
+
+
+def test_tracestate_goes_on_only_with_the_trace_it_belongs_to(account, upstream):
+    valid = b"traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    assert ask(account, upstream, valid, b"tracestate: a=b").header("tracestate") == ["a=b"]
+
+
+def test_tracestate_of_an_invalid_trace_is_dropped(account, upstream):
+    assert ask(account, upstream, b"traceparent: nonsense", b"tracestate: a=b").header("tracestate") == []

@@ -50,7 +50,6 @@ MATCHES = [
     ("/z/b", "/{x}/b"),
     ("/z/b/c", "/{x}/b/{rest:path}"),
     ("/z/z/z", "/{rest:path}"),
-    ("/A", "/{x}"),
     ("/a%41", "/{x}"),
 ]
 
@@ -185,3 +184,43 @@ def test_an_absolute_target_is_priced_by_its_path_and_never_chooses_the_upstream
     assert proxy.ask(request(target)).status == 401
     assert account.ask(target).status == 200
     assert [seen.target.partition("?")[0] for seen in upstream.seen] == ["/paid/ok"]
+
+
+SPELLINGS = [
+    "/v1/Personas",
+    "/V1/personas",
+    "/v1/%70ersonas",
+    "/v1/%50ersonas",
+    "/v1/personas/",
+    "/v%31/personas",
+    "/v1/persona%73/",
+]
+
+
+@pytest.mark.parametrize("path", SPELLINGS)
+def test_no_spelling_of_a_dear_route_passes_as_a_cheap_one(path):
+    """Many upstreams serve all of these as /v1/personas."""
+    routes = table("/v1/personas", "/v1/{rest:path}", "/{version}/personas", "/{all:path}")
+    with pytest.raises(BadRequest):
+        match(routes, path)
+
+
+@pytest.mark.parametrize("path", ["/v1/Other", "/v1/%41/b", "/v1/a%40b.example", "/v1/personas/x/", "/v1/%C3%A9"])
+def test_spellings_that_no_other_route_claims_are_served(path):
+    assert match(table("/v1/personas", "/v1/{rest:path}"), path) == "/v1/{rest:path}"
+
+
+def test_routes_that_differ_by_case_alone_are_each_served_as_written():
+    routes = table("/v1/Personas", "/v1/personas", "/v1/{rest:path}")
+    assert match(routes, "/v1/Personas") == "/v1/Personas"
+    assert match(routes, "/v1/personas") == "/v1/personas"
+    with pytest.raises(BadRequest):
+        match(routes, "/v1/PERSONAS")
+
+
+def test_a_method_that_the_dear_route_does_not_take_is_nobody_elses_bargain():
+    sections = [section("/v1/personas", methods=("POST",), cost=5), section("/v1/{rest:path}", cost=0)]
+    routes = RouteTable([(entry, Route(entry, None, None, body_max_bytes=1)) for entry in sections])
+    assert match(routes, "/v1/Personas", "GET") == "/v1/{rest:path}"
+    with pytest.raises(BadRequest):
+        match(routes, "/v1/Personas", "POST")

@@ -86,8 +86,10 @@ def test_which_statuses_give_the_credits_back(release_on, status, word):
     assert release_word(route(release_on=release_on), UpstreamRequest(b"GET", b"/", []), status) == word
 
 
-@pytest.mark.parametrize(("status", "word"), [(101, ""), (200, "no_upgrade"), (403, "no_upgrade"), (500, "5xx")])
-def test_an_upgrade_that_was_refused_is_free(status, word):
+@pytest.mark.parametrize(
+    ("status", "word"), [(101, ""), (200, ""), (204, ""), (302, "no_upgrade"), (403, "no_upgrade"), (500, "5xx")]
+)
+def test_an_upgrade_that_was_refused_is_free_but_an_answer_is_not(status, word):
     request = UpstreamRequest(b"GET", b"/", [], upgrade=b"websocket")
     assert release_word(route(), request, status) == word
 
