@@ -23,7 +23,7 @@ test-browser: install ## The pages, in a real browser
 	@echo "no pages yet"
 
 torture: install ## The same guarantees with full counts (an hour)
-	TORTURE=1 $(BIN)/python -m pytest -n 1 tests/e2e
+	TORTURE=1 $(BIN)/python -m pytest -n 1 tests/e2e tests/credits tests/upstreams tests/proxy
 
 check: install ## Lint, types, import directions, config
 	$(BIN)/ruff check .

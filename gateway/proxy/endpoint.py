@@ -217,9 +217,11 @@ class Endpoint:
                 await self._end_kept(call, route, [])
             await _show_break(send)
         except BaseException:
-            await response.aclose()
-            if call.verdict == KEPT:
-                await self._end(call, 0 if CLIENT_ABORT in route.release_on else call.cost, CLIENT_ABORT)
+            try:
+                await response.aclose()
+            finally:
+                if call.verdict == KEPT:
+                    await self._end(call, 0 if CLIENT_ABORT in route.release_on else call.cost, CLIENT_ABORT)
             raise
 
     async def _relay_stream(self, call: Call, response: UpstreamResponse, send: Send) -> None:
