@@ -142,9 +142,9 @@ class Exchange:
         if kind == "http.response.body" and (self.started or self._head is not None) and not self.complete:
             more = message.get("more_body", False)
             self._send_body(message.get("body", b""), more=more)
-            protocol = self.protocol
-            if protocol.write_paused:
-                await protocol.drain()
+            # The last piece is not waited for: the connection takes no further request before it is taken.
+            if more and self.protocol.write_paused:
+                await self.protocol.drain()
         elif kind == "http.response.start" and not self.started and self._head is None:
             self._start(message["status"], message.get("headers", ()))
         else:

@@ -7,7 +7,8 @@ States, told by two attributes:
     leaving                         the last byte was written: what still comes is thrown away, then the close
 
 Nothing after a request is looked at before its response is complete. A body, a WebSocket or a second request that
-was sent too early therefore can't be misread: it is parsed in its turn, or never.
+was sent too early therefore can't be misread: it is parsed in its turn, or never. Nor is it looked at while the caller
+leaves so much untaken that writing is paused: who asks on and on without reading gets one answer ahead, not all.
 """
 
 from __future__ import annotations
@@ -90,10 +91,17 @@ class HttpProtocol(Connection):
                 self._hold_back(data)
         elif self.leaving:
             pass
+        elif self.write_paused:
+            self._hold_back(data)
         elif self._unparsed:
             self._read_more_of_head(data)
         else:
             self._read_head(data)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._unparsed and self.exchange is None:
+            self._read_held_back()
 
     def eof_received(self) -> bool:
         """The end of a caller's stream counts as its leaving (a half-closed caller gets no answer); a tunnel's
@@ -227,6 +235,12 @@ class HttpProtocol(Connection):
         if len(self._unparsed) > BUFFER_MAX_BYTES:
             self.pause_reading()
 
+    def _read_held_back(self) -> None:
+        data = bytes(self._unparsed)
+        self._unparsed.clear()
+        self.resume_reading()
+        self._read_head(data)
+
     # --- for the exchange -------------------------------------------------------------------------------------------
 
     def on_body_taken(self) -> None:
@@ -263,10 +277,10 @@ class HttpProtocol(Connection):
             return
         self.wait_for_request(listener.limits.keep_alive_timeout_seconds)
         if self._unparsed:
-            data = bytes(self._unparsed)
-            self._unparsed.clear()
-            self.resume_reading()
-            self._read_head(data)
+            if not self.write_paused:
+                self._read_held_back()
+            elif self._reading_paused:
+                self.look_again()
 
     def on_application_failed(self, exchange: Exchange, *, stopped: bool) -> None:
         """The application's task ended without a whole response."""
@@ -299,6 +313,8 @@ class HttpProtocol(Connection):
         exchange = self.exchange
         if exchange is not None:
             self._refuse_running(exchange, RequestTimeout("The body stopped coming."))
+        elif self._unparsed and self.write_paused:
+            self.look_again()  # it owes us no bytes: it has to take some, and the write deadline sees to that
         elif self._unparsed and not self.draining:
             self._refuse(RequestTimeout("The head took too long."))
         else:
@@ -308,7 +324,11 @@ class HttpProtocol(Connection):
         """Drain: what runs is finished and closed. An idle connection is closed as soon as a request that may be on
         its way had the time to come; that one is still answered."""
         self.draining = True
-        if self.exchange is None and not self.leaving:
+        if self.exchange is not None or self.leaving:
+            return
+        if self._unparsed and self.write_paused:
+            self.linger()
+        else:
             fresh = not self._requests or self._unparsed
             self.wait_for_bytes(FRESH_GRACE_SECONDS if fresh else IDLE_GRACE_SECONDS)
 
