@@ -8,8 +8,11 @@ looks at them all. A deadline is therefore met with a tolerance of one tick, nev
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 from typing import Protocol
+
+logger = logging.getLogger(__name__)
 
 NEVER = math.inf
 """The deadline of something that may wait for ever."""
@@ -52,4 +55,7 @@ class Deadlines:
         late = [thing for thing in self._watched if thing.deadline <= now]
         self._timer = self._loop.call_later(self._tick_seconds, self._tick) if self._watched else None
         for thing in late:
-            thing.on_deadline(now)
+            try:
+                thing.on_deadline(now)
+            except Exception:  # one that fails must not keep the others from being told
+                logger.exception("a deadline's treatment failed")

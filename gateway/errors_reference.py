@@ -197,7 +197,8 @@ RELEASE_REASONS = {
     "4xx": "the upstream answered 400 to 499, and the route's `release_on` says so",
     "client_abort": "the caller left before the whole request was sent, or the route's `release_on` says so; or the"
     " drain limit cut the call",
-    "no_upgrade": "a WebSocket was asked for and the upstream refused it or sent it elsewhere (a 2xx is an answer, and is paid)",
+    "no_upgrade": "a WebSocket was asked for and the upstream refused it or sent it elsewhere"
+    " (a 2xx is an answer, and is paid)",
     "used_nothing": "the upstream told a cost of 0 (`settle`)",
     "body": "the request's body broke off or was too long, so the upstream never had a whole request",
     "defect": "a defect of the gateway",

@@ -44,7 +44,10 @@ def shown_time(unix_ms: int | None) -> str:
     """A time of the ledger in UTC, to the second."""
     if unix_ms is None:
         return NOTHING
-    return datetime.fromtimestamp(unix_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+    try:
+        return datetime.fromtimestamp(unix_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+    except (ValueError, OverflowError, OSError):  # beyond any calendar; a list must not fail for one row
+        return f"{unix_ms} ms"
 
 
 def shown_credits(credits: int | None) -> str:

@@ -35,10 +35,13 @@ NUMBERS_MAX = 100_000
 class Take:
     """A hold that is asked for. `outcome` is the hold, or why there is none."""
 
-    __slots__ = ("cost", "future", "key_hash", "outcome", "request_id", "route")
+    __slots__ = ("cost", "future", "key_hash", "outcome", "request_id", "route", "since")
 
-    def __init__(self, future: asyncio.Future[Hold], key_hash: bytes, cost: int, route: str, request_id: str) -> None:
+    def __init__(
+        self, future: asyncio.Future[Hold], key_hash: bytes, cost: int, route: str, request_id: str, since: float
+    ) -> None:
         self.future = future
+        self.since = since
         self.key_hash = key_hash
         self.cost = cost
         self.route = route
@@ -49,7 +52,7 @@ class Take:
 class End:
     """A hold that is to end, keeping `kept` credits; None: it only becomes `answered` and stays open."""
 
-    __slots__ = ("future", "hold", "is_orphan", "kept", "lost", "reason")
+    __slots__ = ("attempts", "future", "hold", "is_orphan", "kept", "lost", "reason", "since")
 
     def __init__(
         self,
@@ -57,10 +60,13 @@ class End:
         hold: Hold,
         kept: int | None,
         reason: str | None,
+        since: float,
         *,
         is_orphan: bool = False,
     ) -> None:
         self.future = future
+        self.since = since
+        self.attempts = 0
         self.hold = hold
         self.kept = kept
         self.reason = reason
@@ -75,18 +81,18 @@ class Transaction:
         self._connection = connection
         self._execute = connection.execute
         self._next_hold_id = first_hold_id
+        self._renumbered: int | None = None
         self._checkout = checkout
         self._numbers: dict[bytes, int] = {}
-        self._lock_wait_ms = -1
 
     def wait_for_lock(self, milliseconds: int) -> None:
-        """How long a commit may wait for another process's; 0: it fails at once, with SQLITE_BUSY."""
-        if milliseconds != self._lock_wait_ms:
-            self._execute(f"PRAGMA busy_timeout = {milliseconds}")
-            self._lock_wait_ms = milliseconds
+        """How long a commit may wait for another process's before it fails with SQLITE_BUSY."""
+        self._execute(f"PRAGMA busy_timeout = {milliseconds}")
 
     def commit(self, takes: Sequence[Take], ends: Sequence[End]) -> None:
         """Do it all, or raise sqlite3.Error and nothing is done."""
+        if self._renumbered is not None:
+            self._next_hold_id, self._renumbered = self._renumbered, None
         read_only = not ends and not any(take.cost for take in takes)
         self._execute("BEGIN" if read_only else "BEGIN IMMEDIATE")
         try:
@@ -98,8 +104,9 @@ class Transaction:
             raise
 
     def renumber(self, first_hold_id: int) -> None:
-        """Go on under another instance's number, from the next batch."""
-        self._next_hold_id = first_hold_id
+        """Go on under another instance's number, from the next commit on: one that is under way in the journal's thread
+        writes back the number it had read."""
+        self._renumbered = first_hold_id
 
     def close(self) -> None:
         self._connection.close()

@@ -73,24 +73,42 @@ def _hold(row: Row[Any]) -> Hold:
     return hold
 
 
+OBSERVATIONS_MIN = 4
+"""Beats of our own during which another's must have stood still."""
+
+
 class Watch:
-    """Notices whose beat stands still, by this process's own monotonic clock (`now`, in seconds)."""
+    """Notices whose beat stands still, by this process's own monotonic clock (`now`, in seconds).
+
+    Time in which nobody could beat does not count: after a database outage, or when this process itself was asleep,
+    watching starts anew. Otherwise whoever beats first after a long lock would bury all the others.
+    """
 
     def __init__(self, now: Callable[[], float], dead_after_seconds: float) -> None:
         self._now = now
         self._dead_after_seconds = dead_after_seconds
-        self._seen: dict[int, tuple[int, float]] = {}
+        self._seen: dict[int, tuple[int, float, int]] = {}
+        self._last = now()
+
+    def restart(self) -> None:
+        """Nobody could beat: count from here."""
+        self._seen.clear()
 
     def dead(self, beats: dict[int, int], own: int) -> dict[int, int]:
-        """Of `beats`, those that have not moved for too long."""
+        """Of `beats`, those that have not moved for too long. Call it after each beat of our own."""
         now = self._now()
-        self._seen = {
-            instance: self._seen[instance] if self._seen.get(instance, (None,))[0] == count else (count, now)
-            for instance, count in beats.items()
-            if instance != own
-        }
+        if now - self._last > self._dead_after_seconds / 2:
+            self.restart()
+        self._last = now
+        seen: dict[int, tuple[int, float, int]] = {}
+        for instance, count in beats.items():
+            if instance != own:
+                before = self._seen.get(instance)
+                same = before is not None and before[0] == count
+                seen[instance] = (count, before[1], before[2] + 1) if before and same else (count, now, 0)
+        self._seen = seen
         return {
             instance: count
-            for instance, (count, since) in self._seen.items()
-            if now - since >= self._dead_after_seconds
+            for instance, (count, since, observations) in seen.items()
+            if now - since >= self._dead_after_seconds and observations >= OBSERVATIONS_MIN
         }

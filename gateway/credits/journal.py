@@ -3,10 +3,8 @@
 The event loop collects what arrives in a Batch and commits one batch at a time; what arrives meanwhile is the next
 batch. So batches grow with the load and nobody waits for a timer.
 
-A commit on a quick disk takes some 100 µs and is done right on the loop: handing it to a thread and waiting for the
-GIL at every statement costs as much again. Where another process holds the database's lock, or a commit was slow, a
-thread takes over, so that the loop goes on (I9): whoever waits too long is told 503, and if its hold turns out
-committed after all, it is released.
+A thread of its own commits, so that neither a slow disk nor another process's lock stops the loop (I9): whoever waits
+too long is told 503, and if its hold turns out committed after all, it is released.
 
 A commit that fails changed nothing: its holds are refused, its ends are tried again until they succeed. Where not the
 database but something in the batch is at fault (a row that SQL refuses), each is tried alone, so that one defect of
@@ -19,7 +17,6 @@ import asyncio
 import logging
 import sqlite3
 import threading
-import time
 from collections import deque
 from collections.abc import Callable
 from queue import SimpleQueue
@@ -40,28 +37,36 @@ GATHER_TURNS_MAX = 8
 LOCK_WAIT_MS = 250
 """How long the thread waits for another process's transaction at a time. While it waits, what is with it can't be given
 up: so this is how late a caller may be told that it can't be served."""
-SLOW_SECONDS = 0.02
-"""A commit that took longer sends the next ones to the thread, for so long as says:"""
-SLOW_PERIOD_SECONDS = 5.0
 CLOSE_SECONDS = 5.0
 """How long closing waits for what is queued."""
+QUARANTINE_SECONDS_MAX = 60.0
+"""Longest pause before an end that SQL refuses is tried again."""
 RETRY_SECONDS = 0.05
 """Pause before ends are tried again after a commit that failed."""
 
 
 class Batch:
-    """What the next transaction does. `since` is when its oldest hold began to wait."""
+    """What the next transaction does, in the order in which it was asked for."""
 
-    __slots__ = ("ends", "since", "takes")
+    __slots__ = ("ends", "takes")
 
     def __init__(self) -> None:
         self.takes: list[Take] = []
         self.ends: list[End] = []
-        self.since = NEVER
 
     @property
     def size(self) -> int:
         return len(self.takes) + len(self.ends)
+
+    @property
+    def since(self) -> float:
+        """When the oldest of it began to wait."""
+        oldest_take = self.takes[0].since if self.takes else NEVER
+        return min(oldest_take, self.ends[0].since) if self.ends else oldest_take
+
+    @property
+    def is_read_only(self) -> bool:
+        return not self.ends and not any(take.cost for take in self.takes)
 
     def apart(self) -> list[Batch]:
         """A batch for each of its items."""
@@ -70,8 +75,6 @@ class Batch:
             batch.takes.append(take)
         for batch, end in zip(alone[len(self.takes) :], self.ends, strict=True):
             batch.ends.append(end)
-        for batch in alone:
-            batch.since = self.since
         return alone
 
 
@@ -85,7 +88,7 @@ class Journal:
         deadlines: Deadlines,
         *,
         timeout_seconds: float,
-        on_commit: Callable[[int], None] | None = None,
+        on_commit: Callable[[int, bool], None] | None = None,
         on_failure: Callable[[str], None] | None = None,
     ) -> None:
         self._open_transaction = open_transaction
@@ -96,13 +99,13 @@ class Journal:
         self._on_failure = on_failure
         self._waiting = Batch()
         self._suspects: deque[Batch] = deque()
+        self._orphans: set[int] = set()
         self._committing: Batch | None = None
         self._flush_planned = False
         self._gathered = 0
         self._turns = 0
         self._idle: asyncio.Future[None] | None = None
         self._transaction: Transaction | None = None
-        self._threaded_until = 0.0
         self._inbox: SimpleQueue[Batch | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
         self.holds_open = 0
@@ -125,11 +128,10 @@ class Journal:
         if len(batch.takes) >= WAITING_MAX:
             future.set_exception(CreditsUnavailable(cause=f"{WAITING_MAX} holds are waiting already"))
             return future
-        if batch.since == NEVER:
-            batch.since = self._loop.time()
-            if self.deadline == NEVER:
-                self.deadline = batch.since + self._timeout_seconds
-        batch.takes.append(Take(future, key_hash, cost, route, request_id))
+        now = self._loop.time()
+        if self.deadline == NEVER:
+            self.deadline = now + self._timeout_seconds
+        batch.takes.append(Take(future, key_hash, cost, route, request_id, now))
         self._plan_flush()
         return future
 
@@ -139,12 +141,14 @@ class Journal:
         if not hold.id:
             future.set_result(None)
             return future
-        self._add_end(End(future, hold, kept, reason))
+        self._add_end(End(future, hold, kept, reason, self._loop.time()))
         return future
 
     def end_orphan(self, hold: Hold, kept: int) -> None:
-        """End a hold that a dead process left behind. Does nothing if somebody else was quicker."""
-        self._add_end(End(None, hold, kept, "gateway died", is_orphan=True))
+        """End a hold that a dead process left behind, unless it is being done or somebody else was quicker."""
+        if hold.id not in self._orphans:
+            self._orphans.add(hold.id)
+            self._add_end(End(None, hold, kept, "gateway died", self._loop.time(), is_orphan=True))
 
     async def aclose(self) -> None:
         """Commit what waits, then stop the thread. What the database does not take in time is left for recovery."""
@@ -156,40 +160,47 @@ class Journal:
         except TimeoutError:
             logger.warning("the database does not take %d changes; recovery will end their holds", self.pending)
         self._inbox.put(None)
-        await self._loop.run_in_executor(None, self._thread.join)
-        if self._transaction is not None:
+        await self._loop.run_in_executor(None, self._thread.join, CLOSE_SECONDS)
+        if self._transaction is not None and not self._thread.is_alive():
             self._transaction.close()
         self._deadlines.unwatch(self)
 
     def on_deadline(self, now: float) -> None:
-        """Tell those who have waited too long; what they asked for is undone when it is known."""
+        """Tell those who have waited too long; what they asked for is undone when it is known.
+
+        Ends that are with the thread can't be given up: they are, if need be, as soon as they come back. With another
+        process's lock that is LOCK_WAIT_MS later; a disk that hangs holds them up until it returns.
+        """
+        if self._committing is not None:
+            late = [take for take in self._committing.takes if take.since <= now - self._timeout_seconds]
+            self._refuse(late, "the database did not commit in time")
+        self._give_up_waiting(now)
+        self._set_deadline(now)
+
+    def _give_up_waiting(self, now: float) -> None:
         late = now - self._timeout_seconds
         waiting = self._waiting
-        committing = self._committing
-        if committing is not None and committing.since <= late:
-            # Its ends go on waiting: whether they are written is not known until the commit has come back.
-            self._refuse(committing.takes, "the database did not commit in time")
-        if waiting.since <= late:
-            self._refuse(waiting.takes, "the database did not take the hold in time")
-            waiting.takes = []
-            waiting.since = NEVER
-            for end in waiting.ends:
+        if waiting.takes and waiting.takes[0].since <= late:
+            self._refuse([take for take in waiting.takes if take.since <= late], "the database did not take it in time")
+            waiting.takes = [take for take in waiting.takes if take.since > late]
+        for end in waiting.ends:
+            if end.since <= late:
                 self._give_up(end)
-        self._set_deadline()
 
     def _give_up(self, end: End) -> None:
-        """The settlement can't be written now, so the answer is not delivered: the hold will be released instead."""
-        if end.future is not None and not end.future.done():
+        """The end can't be written now, so the caller is told that the call failed, and it must be free: unless its
+        answer was under way already. What is to be written is, once the database takes it."""
+        if end.future is None or end.future.done():
+            return
+        if end.kept != 0 and not end.hold.is_kept:
             end.kept = 0
             end.reason = "credits-unavailable"
-            end.future.set_exception(CreditsUnavailable(cause="the database did not take the settlement in time"))
+        end.future.set_exception(CreditsUnavailable(cause="the database did not take the settlement in time"))
 
     def _add_end(self, end: End) -> None:
         self._waiting.ends.append(end)
-        if self._waiting.since == NEVER:
-            self._waiting.since = self._loop.time()
-            if self.deadline == NEVER:
-                self.deadline = self._waiting.since + self._timeout_seconds
+        if self.deadline == NEVER:
+            self.deadline = end.since + self._timeout_seconds
         self._plan_flush()
 
     def _plan_flush(self) -> None:
@@ -219,8 +230,7 @@ class Journal:
         if batch is None:
             return
         self._committing = batch
-        if self._loop.time() < self._threaded_until or not self._commit_here(batch):
-            self._inbox.put(batch)
+        self._inbox.put(batch)
 
     def _next_batch(self) -> Batch | None:
         if self._suspects:
@@ -232,29 +242,13 @@ class Journal:
         if len(batch.takes) > BATCH_MAX or len(batch.ends) > BATCH_MAX:
             rest.takes, batch.takes = batch.takes[BATCH_MAX:], batch.takes[:BATCH_MAX]
             rest.ends, batch.ends = batch.ends[BATCH_MAX:], batch.ends[:BATCH_MAX]
-            rest.since = batch.since
         batch.takes = [take for take in batch.takes if not take.future.done()]
         return batch
 
-    def _commit_here(self, batch: Batch) -> bool:
-        """Commit on the loop. False if the database is locked by another process: then it is the thread's work."""
-        started_at = time.monotonic()
-        failure: Exception | None = None
-        try:
-            self._commit(batch, 0)
-        except Exception as error:  # noqa: BLE001 - those who wait must be told whatever happens
-            if _is_locked(error):
-                return False
-            failure = error
-        if time.monotonic() - started_at > SLOW_SECONDS:
-            self._threaded_until = self._loop.time() + SLOW_PERIOD_SECONDS
-        self._committed(batch, failure)
-        return True
-
-    def _commit(self, batch: Batch, lock_wait_ms: int) -> None:
+    def _commit(self, batch: Batch) -> None:
         if self._transaction is None:
             self._transaction = self._open_transaction()
-        self._transaction.wait_for_lock(lock_wait_ms)
+            self._transaction.wait_for_lock(LOCK_WAIT_MS)
         self._transaction.commit(batch.takes, batch.ends)
 
     def _run(self) -> None:
@@ -262,7 +256,7 @@ class Journal:
         while (batch := self._inbox.get()) is not None:
             failure: Exception | None = None
             try:
-                self._commit(batch, LOCK_WAIT_MS)
+                self._commit(batch)
             except Exception as error:  # noqa: BLE001 - those who wait must be told whatever happens
                 failure = error
             self._loop.call_soon_threadsafe(self._committed, batch, failure)
@@ -273,7 +267,7 @@ class Journal:
             self._succeeded(batch)
         else:
             self._failed(batch, failure)
-        self._set_deadline()
+        self._set_deadline(self._loop.time())
         if self.pending:
             self._plan_flush()
         elif self._idle is not None and not self._idle.done():
@@ -289,12 +283,17 @@ class Journal:
             elif outcome is not None and not take.future.done():
                 take.future.set_exception(outcome)
         if self._on_commit is not None:
-            self._on_commit(len(batch.takes) + len(batch.ends))
+            self._on_commit(batch.size, batch.is_read_only)
 
     def _tell_end(self, end: End) -> None:
         future = end.future
-        if end.kept is not None and end.lost is None and not end.is_orphan:
-            self.holds_open -= 1
+        if end.is_orphan:
+            self._orphans.discard(end.hold.id)
+        elif end.lost is None:
+            if end.kept is None:
+                end.hold.is_kept = True
+            else:
+                self.holds_open -= 1
         if future is not None and not future.done():
             if end.lost is None:
                 future.set_result(None)
@@ -308,23 +307,44 @@ class Journal:
             future.set_result(hold)
         elif hold.id:
             # The caller left, or was told 503, while its hold was being written.
-            self._add_end(End(None, hold, 0, "abandoned"))
+            self._add_end(End(None, hold, 0, "abandoned", self._loop.time()))
 
     def _failed(self, batch: Batch, failure: Exception) -> None:
         cause = f"{type(failure).__name__}: {failure}"
-        if not isinstance(failure, sqlite3.OperationalError) and batch.size > 1:
-            self._suspects.extend(batch.apart())
-            return
         if _is_locked(failure):
-            # Another process is at it. Those who wait go on waiting, till their deadline.
+            # Another process is at it. Those who wait go on waiting, each till its own deadline.
             self._waiting.takes[:0] = batch.takes
-        else:
-            self._refuse(batch.takes, cause)
+            self._waiting.ends[:0] = batch.ends
+            self._give_up_waiting(self._loop.time())
+            return
+        if not isinstance(failure, sqlite3.OperationalError):
+            if batch.size > 1:
+                self._suspects.extend(batch.apart())
+            else:
+                self._refuse(batch.takes, cause)
+                self._quarantine(batch.ends, cause)
+            return
+        self._refuse(batch.takes, cause)
         self._waiting.ends[:0] = batch.ends
-        self._waiting.since = min(self._waiting.since, batch.since)
-        if not self._suspects:
-            self._flush_planned = True
-            self._loop.call_later(RETRY_SECONDS, self._flush)
+        self._flush_planned = True
+        self._loop.call_later(RETRY_SECONDS, self._flush)
+
+    def _quarantine(self, ends: list[End], cause: str) -> None:
+        """An end at which SQL itself takes offence is a defect of ours or a damaged row. It is tried again, alone and
+        ever more rarely, so that it holds up nobody."""
+        for end in ends:
+            self._give_up(end)
+            if not end.attempts:
+                logger.error("hold %d can't be ended and is tried again later: %s", end.hold.id, cause)
+            delay = min(QUARANTINE_SECONDS_MAX, 2.0**end.attempts)
+            end.attempts += 1
+            self._loop.call_later(delay, self._try_again, end)
+
+    def _try_again(self, end: End) -> None:
+        alone = Batch()
+        alone.ends.append(end)
+        self._suspects.append(alone)
+        self._plan_flush()
 
     def _refuse(self, takes: list[Take], cause: str) -> None:
         for take in takes:
@@ -333,13 +353,12 @@ class Journal:
         if takes and self._on_failure is not None:
             self._on_failure(cause)
 
-    def _set_deadline(self) -> None:
+    def _set_deadline(self, now: float) -> None:
         since = self._waiting.since
         if self._committing is not None:
             since = min(since, self._committing.since)
-        if self._suspects:
-            since = min(since, self._suspects[0].since)
-        self.deadline = since + self._timeout_seconds
+        # Not in the past: who was given up already need not be looked at in every tick.
+        self.deadline = max(since + self._timeout_seconds, now + self._timeout_seconds / 8) if since != NEVER else NEVER
 
 
 def _is_locked(error: Exception) -> bool:

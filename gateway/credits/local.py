@@ -171,9 +171,14 @@ class LocalProvider:
             await asyncio.sleep(self._settings.heartbeat_seconds)
             try:
                 await self._beat()
+                self._recovered()
                 await self._recover()
             except GatewayError as error:
+                self._watch.restart()
                 self._failed(error.cause)
+            except Exception:
+                # A heart that stops lets the others bury a living process.
+                logger.exception("the heartbeat failed; going on")
 
     async def _beat(self) -> None:
         if await self._database.transaction(lambda connection: instances.beat(connection, self._instance)):
@@ -208,14 +213,18 @@ class LocalProvider:
         )
         return self._transaction
 
-    def _committed(self, size: int) -> None:
+    def _committed(self, size: int, is_read_only: bool) -> None:
+        if self._failing and not is_read_only:
+            self._recovered()
+        if self._on_commit is not None:
+            self._on_commit(size)
+
+    def _recovered(self) -> None:
         if self._failing:
             self._failing = False
             logger.warning("the database takes holds again")
             if self._on_health is not None:
                 self._on_health(True, "")
-        if self._on_commit is not None:
-            self._on_commit(size)
 
     def _failed(self, cause: str) -> None:
         if not self._failing:

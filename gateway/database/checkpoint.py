@@ -18,6 +18,8 @@ logger = logging.getLogger("gateway.database")
 
 INTERVAL_SECONDS = 1.0
 PASSIVE_ABOVE_BYTES = 4 * 1024 * 1024
+NEARLY_COPIED_FRAMES = 1_024
+"""So few frames are copied within milliseconds while writers wait."""
 RESTART_ABOVE_FRAMES = 16_384
 """64 MiB of pages."""
 
@@ -36,25 +38,26 @@ class Checkpointer:
 
     def close(self) -> None:
         self._stop.set()
-        self._thread.join()
+        self._thread.join(timeout=2)
 
     def _run(self) -> None:
-        try:
-            connection = connect_sqlite(self._path, synchronous="NORMAL")
-        except sqlite3.Error as error:
-            logger.warning("no checkpoints: %s", error)
-            return
+        connection: sqlite3.Connection | None = None
         while not self._stop.wait(INTERVAL_SECONDS):
             try:
+                if connection is None:
+                    connection = connect_sqlite(self._path, synchronous="NORMAL")
+                    # It never waits: with the writers' lock in hand, whoever waits for a reader stops all writers.
+                    connection.execute("PRAGMA busy_timeout = 0")
                 self._turn(connection)
             except (sqlite3.Error, OSError) as error:
                 # Nothing is lost: the log only grows until the next turn succeeds.
                 logger.warning("a checkpoint failed: %s", error)
-        connection.close()
+        if connection is not None:
+            connection.close()
 
     def _turn(self, connection: sqlite3.Connection) -> None:
         if self._log_path.exists() and self._log_path.stat().st_size > PASSIVE_ABOVE_BYTES:
-            _busy, frames, _copied = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-            if frames > RESTART_ABOVE_FRAMES:
+            _busy, frames, copied = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+            if frames > RESTART_ABOVE_FRAMES and frames - copied < NEARLY_COPIED_FRAMES:
                 # Not TRUNCATE: a log that keeps its length is written over, and no page of it has to be found anew.
                 connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()

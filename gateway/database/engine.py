@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -109,11 +110,24 @@ def connect_sqlite(path: Path, *, synchronous: str) -> sqlite3.Connection:
 
 def prepare_connection(connection: sqlite3.Connection, *, synchronous: str) -> None:
     connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
-    connection.execute("PRAGMA journal_mode = WAL")
+    _use_log(connection)
     connection.execute(f"PRAGMA synchronous = {synchronous}")
     connection.execute("PRAGMA foreign_keys = ON")
     # The checkpointer moves the log into the database; a committer never does (it cost a p99 of 53 ms).
     connection.execute("PRAGMA wal_autocheckpoint = 0")
+
+
+def _use_log(connection: sqlite3.Connection) -> None:
+    """Switch to WAL. The switch does not wait for locks: of processes that start together all but one would fail."""
+    give_up_at = time.monotonic() + BUSY_TIMEOUT_MS / 1000
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError:
+            if time.monotonic() >= give_up_at:
+                raise
+            time.sleep(0.02)
 
 
 def _sqlite_engine(path: Path) -> Engine:

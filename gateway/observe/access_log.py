@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 _LOGGER = "gateway.access"
 
+SHOWN_PATH_BYTES = 1_024
+"""As much of a path is written: callers choose its length, and looking for secrets in it takes time on the loop."""
+
 _JSON = (
     '{"time":"%s.%03dZ","level":"info","logger":"gateway.access","request_id":"%s","method":"%s","path":%s,'
     '"status":%d,"route":%s,"key_id":%s,"cost":%d,"verdict":"%s","bytes":%d,"duration_ms":%.3f,"upstream_ms":%.3f}\n'
@@ -145,7 +148,7 @@ class AccessLog:
         self._writer.close(max(0.0, give_up_at - time.monotonic()))
 
     def _shown(self, path: bytes) -> str:
-        text = path.partition(b"?")[0].decode("latin-1")
+        text = path.partition(b"?")[0][:SHOWN_PATH_BYTES].decode("latin-1")
         # Every secret that fits in a path has one of these; most paths have neither and are spared the search.
         if "_" in text or ":" in text or "=" in text or "eyJ" in text:
             text = self._redaction.text(text)

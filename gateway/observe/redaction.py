@@ -23,7 +23,7 @@ _SECRET_NAME = re.compile(_NAMES + r"\Z", re.IGNORECASE)
 
 _SHAPES = (
     # Bounded, so that hostile text can't make the search quadratic. The password may itself have an `@`.
-    r"(?P<dsn>://[^\s/:@]{0,256}:)\S{1,1024}@",
+    r"(?P<dsn>://[^\s/:@]{0,64}:)\S{1,256}@",
     r"(?P<bearer>\bbearer['\"]?\s+)[a-z0-9._~+/=-]+",
     # `authorization: Basic …`, `api_key=…`, `"password": "…"`, `(b'x-api-key', b'…')`
     (
@@ -31,7 +31,7 @@ _SHAPES = (
         r"(?:b?\"[^\"]{0,1024}\"|b?'[^']{0,1024}'|(?:b?['\"])?(?:(?:basic|bearer|digest)\s+)?[^\s'\",;&)}\]]+)"
     ),
     r"(?P<prefix>(?:[sr]k_(?:live|test)|whsec|unkey)_)[a-z0-9+/=_-]+",
-    r"eyJ[a-z0-9_-]{8,}\.[a-z0-9_-]+\.[a-z0-9_-]*",
+    r"(?<![a-z0-9_-])eyJ[a-z0-9_-]{8,}\.[a-z0-9_-]+\.[a-z0-9_-]*",
 )
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import threading
 import time
 
 import pytest
 
 from gateway.credits.batch import Transaction
+from gateway.credits.instances import Watch
 from gateway.credits.provider import HoldLost
 from gateway.errors import CreditsUnavailable
 from tests.credits.conftest import until
@@ -206,8 +208,8 @@ def test_one_settlement_that_sql_refuses_does_not_hold_up_the_others(ledger, run
             await asyncio.wait_for(provider.settle(later, 1), 5)
             saboteur.execute("DROP TRIGGER poison")
             saboteur.close()
-            await until(lambda: provider.journal.pending == 0)
-            assert (await provider.balance(key.key_id)).available == 91
+            await until(lambda: ledger.open_holds() == 0)
+            assert (await provider.balance(key.key_id)).available == 91  # 8 and 1 paid, the poisoned one given up
         ledger.audit()
 
     run(main())
@@ -268,3 +270,87 @@ def test_a_hold_marked_answered_after_recovery_had_looked_is_settled_whole(ledge
         ledger.audit()
 
     run(main())
+
+
+def test_a_stream_under_way_is_paid_though_its_settlement_was_late(ledger, run):
+    async def main():
+        async with ledger.provider(hold_timeout_seconds=0.3) as provider:
+            secret, key = await provider.create("u", credits=100)
+            hold = await provider.hold(secret.encode(), 20, "/x", "r1")
+            await provider.keep(hold)
+            blocker = sqlite3.connect(ledger.path, isolation_level=None)
+            blocker.execute("BEGIN EXCLUSIVE")
+            with pytest.raises(CreditsUnavailable):
+                await provider.settle(hold, 7)
+            blocker.execute("ROLLBACK")
+            blocker.close()
+            await until(lambda: ledger.open_holds() == 0)
+            assert (await provider.balance(key.key_id)).available == 93
+        ledger.audit()
+
+    run(main())
+
+
+def test_a_release_that_comes_late_keeps_its_reason(ledger, run):
+    async def main():
+        async with ledger.provider(hold_timeout_seconds=0.3) as provider:
+            secret, key = await provider.create("u", credits=100)
+            hold = await provider.hold(secret.encode(), 20, "/x", "r1")
+            blocker = sqlite3.connect(ledger.path, isolation_level=None)
+            blocker.execute("BEGIN EXCLUSIVE")
+            with pytest.raises(CreditsUnavailable):
+                await provider.release(hold, "timeout")
+            blocker.execute("ROLLBACK")
+            blocker.close()
+            await until(lambda: ledger.open_holds() == 0)
+            assert (await provider.history(key.key_id))[0].reason == "timeout"
+
+    run(main())
+
+
+def test_a_commit_that_hangs_does_not_stop_the_loop(ledger, run, monkeypatch):
+    released = threading.Event()
+    working = Transaction.commit
+
+    def hang(self, *args):
+        released.wait(10)
+        working(self, *args)
+
+    async def main():
+        async with ledger.provider(hold_timeout_seconds=0.3) as provider:
+            secret, key = await provider.create("u", credits=10)
+            monkeypatch.setattr(Transaction, "commit", hang)
+            started = time.monotonic()
+            with pytest.raises(CreditsUnavailable):
+                await provider.hold(secret.encode(), 1, "/x", "r1")
+            assert time.monotonic() - started < 2
+            released.set()
+            await until(lambda: provider.journal.pending == 0)
+            assert (await provider.balance(key.key_id)).available == 10
+        ledger.audit()
+
+    run(main())
+
+
+def test_readiness_comes_back_without_a_call(ledger, run):
+    async def main():
+        health = []
+        async with ledger.provider(heartbeat_seconds=0.05) as provider:
+            provider._on_health = lambda ok, _reason: health.append(ok)
+            provider._failed("something")
+            await until(lambda: health[-1:] == [True])
+
+    run(main())
+
+
+def test_time_in_which_nobody_could_beat_kills_nobody():
+    now = [0.0]
+    watch = Watch(lambda: now[0], 20)
+    assert watch.dead({1: 7, 2: 7}, own=1) == {}
+    now[0] = 26.0  # a lock of 25 seconds: we could not beat, and neither could they
+    assert watch.dead({1: 8, 2: 7}, own=1) == {}
+    for _ in range(3):
+        now[0] += 5
+        assert watch.dead({1: 9, 2: 7}, own=1) == {}
+    now[0] += 5
+    assert watch.dead({1: 9, 2: 7}, own=1) == {2: 7}
