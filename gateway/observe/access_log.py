@@ -18,6 +18,7 @@ import time
 from json.encoder import encode_basestring_ascii
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
 from gateway.observe.logs import utc
 
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from gateway.observe.redaction import Redaction
 
 _LOGGER = "gateway.access"
+
+PATH_MAX_BYTES = 1_024
+"""What is shown of a path: it is the caller's to write, and is searched for secrets on the loop's time."""
 
 SHOWN_PATH_BYTES = 1_024
 """As much of a path is written: callers choose its length, and looking for secrets in it takes time on the loop."""
@@ -93,8 +97,8 @@ class AccessLog:
     ) -> None:
         """Note one finished call.
 
-        `path` is the raw path; a query is cut off, and what looks like a secret is redacted. `verdict` is our own
-        word: `settled`, `released:<reason>` or `refused:<slug>`. `route` and `key_id` may be "".
+        `path` is the raw path; a query and what is too long are cut off, and what looks like a secret is redacted.
+        `verdict` is our own word: `settled`, `released:<reason>` or `refused:<slug>`. `route` and `key_id` may be "".
         """
         waiting = self._waiting
         if len(waiting) >= self._flush_records and not self.flush() and len(waiting) >= self._waiting_max:
@@ -148,10 +152,17 @@ class AccessLog:
         self._writer.close(max(0.0, give_up_at - time.monotonic()))
 
     def _shown(self, path: bytes) -> str:
-        text = path.partition(b"?")[0][:SHOWN_PATH_BYTES].decode("latin-1")
-        # Every secret that fits in a path has one of these; most paths have neither and are spared the search.
-        if "_" in text or ":" in text or "=" in text or "eyJ" in text:
-            text = self._redaction.text(text)
+        path = path.partition(b"?")[0]
+        if len(path) > PATH_MAX_BYTES:
+            # Between segments: half a secret may not look like one.
+            path = path[: path.rfind(b"/", 0, PATH_MAX_BYTES) + 1] + b"..."
+        text = self._redaction.text(path.decode("latin-1"))
+        if "%" in text:
+            # An upstream reads `%5F` as `_`, and so would whoever reads the log.
+            spelled_out = unquote(text, "latin-1")
+            redacted = self._redaction.text(spelled_out)
+            if redacted != spelled_out:
+                text = redacted
         return encode_basestring_ascii(text).replace("\x7f", "\\u007f")
 
     def _report_of_dropped(self) -> str:

@@ -13,26 +13,34 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 REDACTED = "[redacted]"
+_KEEP_LEAD = rf"\g<lead>{REDACTED}"
 
 _EXACT_LENGTH_MIN = 6
 """Shorter configured values would blank out ordinary words."""
 
-_NAMES = r"(?:password|passwd|secret|(?:api|root|secret)[_-]?key|token|authorization|cookie|dsn)"
-
-_SECRET_NAME = re.compile(_NAMES + r"\Z", re.IGNORECASE)
-
-_SHAPES = (
-    # Bounded, so that hostile text can't make the search quadratic. The password may itself have an `@`.
-    r"(?P<dsn>://[^\s/:@]{0,64}:)\S{1,256}@",
-    r"(?P<bearer>\bbearer['\"]?\s+)[a-z0-9._~+/=-]+",
-    # `authorization: Basic …`, `api_key=…`, `"password": "…"`, `(b'x-api-key', b'…')`
-    (
-        rf"(?P<name>(?:{_NAMES})['\"]?\s{{0,4}}[:=,]\s{{0,4}})"
-        r"(?:b?\"[^\"]{0,1024}\"|b?'[^']{0,1024}'|(?:b?['\"])?(?:(?:basic|bearer|digest)\s+)?[^\s'\",;&)}\]]+)"
-    ),
-    r"(?P<prefix>(?:[sr]k_(?:live|test)|whsec|unkey)_)[a-z0-9+/=_-]+",
-    r"(?<![a-z0-9_-])eyJ[a-z0-9_-]{8,}\.[a-z0-9_-]+\.[a-z0-9_-]*",
+_NAMES = (
+    r"(?:[pP](?i:ass(?:word|wd))|[sS](?i:ecret(?:[_-]?key)?)|[aA](?i:pi[_-]?key|uthorization)|[rR](?i:oot[_-]?key)"
+    r"|[tT](?i:oken)|[cC](?i:ookie)|[dD](?i:sn))"
 )
+"""What a secret is called. The case of first letters is spelled out: that makes the search twice as quick."""
+
+_SECRET_NAME = re.compile(_NAMES + r"\Z")
+
+# Callers write what is searched here, so each search is linear: one that begins anywhere in a run of characters would
+# look through the rest of the run from every place in it. These begin once a run, and go back to no choice `(?>…)`.
+_DSN = re.compile(r"(?<!\S)(?P<lead>(?>\S*?://[^\s/:@]*+:))\S+@")
+"""To the last `@`: the password may itself have one."""
+_JWT = re.compile(
+    r"(?<![a-z0-9_-])(?P<lead>(?>[a-z0-9_-]*?(?=eyJ)))[a-z0-9_-]{11,}+\.[a-z0-9_-]++\.[a-z0-9_-]*", re.IGNORECASE
+)
+_BEARER = re.compile(r"(?P<lead>\bbearer['\"]?\s++)[a-z0-9._~+/=-]+", re.IGNORECASE)
+_NAMED = re.compile(
+    # `authorization: Basic …`, `api_key=…`, `"password": "…"`, `(b'x-api-key', b'…')`
+    rf"(?P<lead>{_NAMES}['\"]?\s{{0,4}}[:=,]\s{{0,4}})"
+    r"(?:b?\"[^\"]{0,1024}\"|b?'[^']{0,1024}'"
+    r"|(?:b?['\"])?(?:(?i:basic|bearer|digest)\s+)?[^\s'\",;&)}\]]+(?:(?<=\[redacted)\][^\s'\",;&)}\]]*)*)"
+)
+_FOREIGN = re.compile(r"(?P<lead>(?:[sSrR](?i:k_(?:live|test))|[wW](?i:hsec)|[uU](?i:nkey))_)[a-zA-Z0-9+/=_-]+")
 
 
 class Redaction:
@@ -40,18 +48,33 @@ class Redaction:
     they stand."""
 
     def __init__(self, key_prefixes: Iterable[str] = ("gw_",), secrets: Iterable[str] = ()) -> None:
-        # The longest first: an alternation takes the first that fits.
-        exact = sorted({secret for secret in secrets if len(secret) >= _EXACT_LENGTH_MIN}, key=len, reverse=True)
-        self._exact = re.compile("|".join(map(re.escape, exact))) if exact else None
-        prefixes = "|".join(map(re.escape, key_prefixes))
-        ours = [rf"(?P<ours>(?:{prefixes}))[a-z0-9_]{{6,}}"] if prefixes else []
-        self._shapes = re.compile("|".join([*ours, *_SHAPES]), re.IGNORECASE)
+        # The longest first: one may contain another.
+        self._exact = sorted({secret for secret in secrets if len(secret) >= _EXACT_LENGTH_MIN}, key=len, reverse=True)
+        self._ours = [
+            (prefix.lower(), re.compile(rf"(?P<lead>{re.escape(prefix)})[a-z0-9_]{{6,}}", re.IGNORECASE))
+            for prefix in key_prefixes
+        ]
 
     def text(self, text: str) -> str:
-        """The text without secrets."""
-        if self._exact is not None:
-            text = self._exact.sub(REDACTED, text)
-        return self._shapes.sub(_keep_the_lead, text)
+        """The text without secrets. Linear in its length, whatever it is; quick where nothing looks like a secret."""
+        for secret in self._exact:
+            if secret in text:
+                text = text.replace(secret, REDACTED)
+        if "://" in text and "@" in text:
+            text = _DSN.sub(rf"\g<lead>{REDACTED}@", text)
+        lower = text.lower()
+        if ":" in text or "=" in text or "," in text:
+            text = _NAMED.sub(_KEEP_LEAD, text)
+        if "bearer" in lower:
+            text = _BEARER.sub(_KEEP_LEAD, text)
+        for prefix, ours in self._ours:
+            if prefix in lower:
+                text = ours.sub(_KEEP_LEAD, text)
+        if "_" in text:
+            text = _FOREIGN.sub(_KEEP_LEAD, text)
+        if "eyj" in lower:
+            text = _JWT.sub(_KEEP_LEAD, text)
+        return text
 
     def fields(self, fields: Mapping[str, Any]) -> dict[str, Any]:
         """Fields fit for a log: numbers, booleans and None as they are, all else as text without secrets."""
@@ -65,8 +88,3 @@ class Redaction:
                 shown = self.text(str(value))
             clean[self.text(name)] = shown
         return clean
-
-
-def _keep_the_lead(match: re.Match[str]) -> str:
-    lead = match[match.lastgroup] if match.lastgroup else ""
-    return f"{lead}{REDACTED}@" if match.lastgroup == "dsn" else f"{lead}{REDACTED}"

@@ -113,6 +113,31 @@ def test_neither_query_nor_key_nor_forged_line_gets_in(file, json_lines):
         assert [json.loads(line)["request_id"] for line in lines] == ["req_0"] * 4
 
 
+@pytest.mark.parametrize(
+    "spelled",
+    [b"gw%5FCANARYCANARY0123456789", b"%67w_CANARYCANARY0123456789", b"gw_%43ANARYCANARY0123456789",
+     b"%65yJCANARYCANARY.CANARYC%41NARY.CANARY", b"token%3DCANARY", b"Bearer%20CANARY", b"%43ANARY-configured"],
+)  # fmt: skip
+def test_no_spelling_of_a_path_hides_a_secret_from_redaction(file, spelled):
+    with access_log(file.fileno(), redaction=Redaction(secrets=["CANARY-configured"])) as log:
+        add(log, path=b"/v1/" + spelled + b"/x")
+        add(log, path=b"/caf%C3%A9/100%25/%0A%22")
+    first, second = [json.loads(line)["path"] for line in written(file)]
+    assert "[redacted]" in first
+    assert "ANARY" not in first
+    assert second == "/caf%C3%A9/100%25/%0A%22"
+
+
+def test_a_long_path_is_cut_between_segments(file):
+    secret = b"gw_" + b"CANARY" * 10
+    with access_log(file.fileno()) as log:
+        add(log, path=b"/" + b"a/" * 508 + secret)  # cut at 1 KB, it would be too short to look like a key
+        add(log, path=b"/" + b"a" * 8_000)
+        add(log, path=b"/" + b"b" * 1_023)
+    paths = [json.loads(line)["path"] for line in written(file)]
+    assert paths == ["/" + "a/" * 508 + "...", "/...", "/" + "b" * 1_023]
+
+
 def test_the_shared_tick_writes_what_waits(file):
     async def run():
         loop = asyncio.get_running_loop()
