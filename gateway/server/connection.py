@@ -99,7 +99,10 @@ class Connection(asyncio.Protocol):
         if self.read_deadline <= now:
             self.read_deadline = NEVER
             self.deadline = self.write_deadline
-            if self.leaving:
+            if self.leaving and self.transport.get_write_buffer_size():
+                # The end of an answer is still on its way; the write deadline sees to it that it moves.
+                self.wait_for_bytes(LINGER_SECONDS)
+            elif self.leaving:
                 self.abort()
             elif not self._reading_paused:
                 self.on_silence()
