@@ -176,6 +176,30 @@ def test_a_refused_caller_who_never_closes_is_dropped():
         wait_until(lambda: not server.connections, 3)
 
 
+@pytest.mark.parametrize("early", [True, False])
+def test_the_end_of_an_answer_reaches_a_caller_who_takes_it_late(early, monkeypatch):
+    monkeypatch.setattr("gateway.server.connection.LINGER_SECONDS", 0.1)
+    request = POST if early else GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\nmore")
+    with serving(large) as server:
+        caller = server.caller(receive_buffer=65_536).send(request)
+        (connection,) = wait_until(lambda: server.connections)
+        wait_until(lambda: connection.leaving)
+        time.sleep(0.5)
+        status, headers, body = caller.response()
+        assert (status, headers["connection"], len(body)) == (200, "close", 20_000_000)
+        assert caller.rest() == b""
+        wait_until(lambda: not server.connections, 3)
+
+
+def test_a_caller_who_never_takes_the_end_of_an_answer_is_dropped(monkeypatch):
+    monkeypatch.setattr("gateway.server.connection.LINGER_SECONDS", 0.1)
+    with serving(large, write_timeout_seconds=0.4) as server:
+        server.caller(receive_buffer=65_536).send(POST)
+        (connection,) = wait_until(lambda: server.connections)
+        wait_until(lambda: connection.leaving)
+        wait_until(lambda: not server.connections, 3)
+
+
 def test_the_good_are_served_beside_the_slow():
     with serving(head_timeout_seconds=0.5) as server:
         slow = [server.call(GET[:10]) for _ in range(100)]
