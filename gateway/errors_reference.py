@@ -93,8 +93,8 @@ EXPLANATIONS = (
     ),
     Explanation(
         RequestTimeout(),
-        "The head took longer than `server.head_timeout_seconds`, or the body was silent for"
-        " `server.body_idle_timeout_seconds`.",
+        "The head took longer than `server.head_timeout_seconds`, or for `server.body_idle_timeout_seconds` the body"
+        " was silent or slower than `server.body_min_bytes_per_second`.",
         "Send faster; the connection is closed. What had been held for the call is given back.",
     ),
     Explanation(

@@ -52,6 +52,8 @@ class ServerSection(Section):
     """Request body; a route may set its own."""
     body_idle_timeout_seconds: Seconds = 30
     """Longest silence while a request body is read."""
+    body_min_bytes_per_second: Annotated[int, Field(strict=True, ge=0)] = 500
+    """Slowest pace of a request body: below it for body_idle_timeout_seconds is answered 408. 0: any pace will do."""
     write_timeout_seconds: Seconds = 30
     """Longest time a caller may take no byte of the answer that waits for it."""
     keep_alive_timeout_seconds: Seconds = 75

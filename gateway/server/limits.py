@@ -32,6 +32,7 @@ class Limits:
     uri_max_bytes: int
     head_timeout_seconds: float
     body_idle_timeout_seconds: float
+    body_min_bytes_per_second: int
     write_timeout_seconds: float
     keep_alive_timeout_seconds: float
 
@@ -44,6 +45,7 @@ class Limits:
             uri_max_bytes=section.uri_max_bytes,
             head_timeout_seconds=section.head_timeout_seconds,
             body_idle_timeout_seconds=section.body_idle_timeout_seconds,
+            body_min_bytes_per_second=section.body_min_bytes_per_second,
             write_timeout_seconds=section.write_timeout_seconds,
             keep_alive_timeout_seconds=section.keep_alive_timeout_seconds,
         )

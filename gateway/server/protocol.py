@@ -17,6 +17,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
+from gateway.deadlines import NEVER
 from gateway.errors import GatewayError, InternalError, Overloaded, RequestTimeout
 from gateway.server.chunked import ChunkedBody
 from gateway.server.connection import Connection
@@ -46,8 +47,8 @@ logger = logging.getLogger(__name__)
 class HttpProtocol(Connection):
     """Made by a Listener, one for each connection."""
 
-    __slots__ = ("_body_remaining", "_chunks", "_client", "_known_lines", "_requests", "_server", "_unparsed",
-                 "draining", "exchange", "listener")  # fmt: skip
+    __slots__ = ("_body_remaining", "_chunks", "_client", "_known_lines", "_patience_seconds", "_requests", "_server",
+                 "_unparsed", "_waiting_since", "draining", "exchange", "listener")  # fmt: skip
 
     def __init__(self, listener: Listener) -> None:
         super().__init__(listener.loop, listener.limits.write_timeout_seconds)
@@ -58,6 +59,7 @@ class HttpProtocol(Connection):
         self._unparsed = bytearray()
         self._body_remaining = 0
         self._chunks: ChunkedBody | None = None
+        self._patience_seconds = self._waiting_since = 0.0
         self._requests = 0
         self._client: tuple[str, int] | None = None
         self._server: tuple[str, int] | None = None
@@ -201,6 +203,8 @@ class HttpProtocol(Connection):
         if complete:
             self.wait_for_nothing()
         else:
+            self._patience_seconds = listener.limits.body_idle_timeout_seconds
+            self._waiting_since = 0.0
             self._wait_for_body(exchange)
         if rest:
             self._hold_back(rest)
@@ -227,7 +231,7 @@ class HttpProtocol(Connection):
     def _feed(self, exchange: Exchange, body: bytes, *, complete: bool) -> None:
         if not exchange.feed(body, complete=complete) and not complete:
             self.pause_reading()
-        self._wait_for_body(exchange)
+        self._wait_for_body(exchange, len(body))
 
     def _hold_back(self, data: bytes) -> None:
         """Bytes after the running request wait unparsed; too many of them wait in the caller's socket."""
@@ -312,7 +316,7 @@ class HttpProtocol(Connection):
     def on_silence(self) -> None:
         exchange = self.exchange
         if exchange is not None:
-            self._refuse_running(exchange, RequestTimeout("The body stopped coming."))
+            self._refuse_running(exchange, RequestTimeout("The body stopped coming, or came too slowly."))
         elif self._unparsed and self.write_paused:
             self.look_again()  # it owes us no bytes: it has to take some, and the write deadline sees to that
         elif self._unparsed and not self.draining:
@@ -332,14 +336,26 @@ class HttpProtocol(Connection):
             fresh = not self._requests or self._unparsed
             self.wait_for_bytes(FRESH_GRACE_SECONDS if fresh else IDLE_GRACE_SECONDS)
 
-    def _wait_for_body(self, exchange: Exchange) -> None:
-        """The caller is late only while it is its turn: not while nobody reads, nor before `100 Continue`."""
+    def _wait_for_body(self, exchange: Exchange, received: int = 0) -> None:
+        """The caller is late only while it is its turn: not while nobody reads, nor before `100 Continue`.
+
+        Waiting uses up our patience, and the bytes `received` restore as much of it as they may take at the slowest
+        pace: neither silence nor a trickle (of the body, of what frames it, of trailers) lasts longer than it.
+        """
+        if self._waiting_since:
+            self._patience_seconds -= self.loop.time() - self._waiting_since
+            self._waiting_since = 0.0
+            limits = self.listener.limits
+            pace = limits.body_min_bytes_per_second
+            regained = received / pace if pace else NEVER
+            self._patience_seconds = min(self._patience_seconds + regained, limits.body_idle_timeout_seconds)
         if self._reading_paused:
             self.look_again()
         elif exchange.body_complete or exchange.tunnel or exchange.expects_continue:
             self.wait_for_nothing()
         else:
-            self.wait_for_bytes(self.listener.limits.body_idle_timeout_seconds)
+            self._waiting_since = self.loop.time()
+            self.wait_for_bytes(self._patience_seconds)
 
     def _refuse_running(self, exchange: Exchange, error: GatewayError) -> None:
         """The request turns out to be faulty while it runs: stop the application, tell the caller if possible."""

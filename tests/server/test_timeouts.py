@@ -87,13 +87,65 @@ def test_a_body_that_stops_is_answered_408_and_the_application_stopped(chunked):
         assert server.app.requests == []
 
 
-def test_a_body_that_keeps_coming_has_all_the_time():
-    with serving(body_idle_timeout_seconds=0.3) as server:
-        caller = server.call(POST)
-        for _ in range(10):
+@pytest.mark.parametrize(("pace", "piece"), [(0, b"x"), (500, b"x" * 100)])
+def test_a_body_that_keeps_coming_has_all_the_time(pace, piece):
+    with serving(body_idle_timeout_seconds=0.3, body_min_bytes_per_second=pace) as server:
+        caller = server.call(POST.replace(b"100", b"%d" % (20 * len(piece))))
+        for _ in range(20):
             time.sleep(0.06)
-            caller.send(b"x" * 10)
+            caller.send(piece)
         assert caller.response()[0] == 200
+
+
+CHUNKED = POST.replace(b"Content-Length: 100", b"Transfer-Encoding: chunked")
+
+
+@pytest.mark.parametrize(
+    ("begin", "drop"),
+    [
+        (POST.replace(b"100", b"1000000") + b"x", b"x"),
+        (POST.replace(b"100", b"1000000") + b"x" * 500_000, b"x"),  # haste at first buys no time later
+        (CHUNKED, b"1\r\nx\r\n"),
+        (CHUNKED + b"1\r\nx\r\n1;a=", b"b"),
+        (CHUNKED + b"1\r\nx\r\n0\r\nX-A: ", b"b"),
+        (CHUNKED + b"7a120\r\n" + b"x" * 500_000 + b"\r\n0\r\nX-A: ", b"b"),
+    ],
+)
+def test_a_body_that_trickles_is_answered_408(begin, drop):
+    with serving(body_idle_timeout_seconds=0.4, body_min_bytes_per_second=500) as server:
+        caller = server.call(begin)
+        before = time.monotonic()
+        caller.socket.settimeout(0.05)
+        while True:
+            assert time.monotonic() - before < 3
+            caller.send(drop)
+            try:
+                assert caller.more()
+                break
+            except TimeoutError:
+                pass
+        assert time.monotonic() - before > 0.3
+        assert caller.buffer.startswith(b"HTTP/1.1 408")
+        wait_until(lambda: not server.tasks)
+        assert server.app.requests == []
+
+
+def test_time_that_the_application_takes_does_not_count_against_the_callers_pace():
+    gate = asyncio.Event()
+
+    async def app(scope, receive, send):
+        await gate.wait()
+        await Recorder()(scope, receive, send)
+
+    with serving(app, body_idle_timeout_seconds=0.4, body_min_bytes_per_second=100_000_000) as server:
+        caller = server.call(POST.replace(b"100", b"400000") + b"x" * 300_000)
+        (connection,) = wait_until(lambda: server.connections)
+        wait_until(lambda: connection._reading_paused)
+        time.sleep(0.6)
+        server.in_loop(gate.set)
+        wait_until(lambda: not connection._reading_paused)
+        time.sleep(0.1)
+        assert caller.send(b"x" * 100_000).response()[0] == 200
 
 
 def test_a_caller_is_not_late_while_the_application_does_not_read():
