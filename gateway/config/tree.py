@@ -39,7 +39,7 @@ class ServerSection(Section):
     trusted_proxies: tuple[str, ...] = ()
     """Addresses or networks whose X-Forwarded-* headers are believed and appended to."""
     connections_max: Annotated[int, Field(strict=True, ge=1)] = 10_000
-    """Open connections per worker; more are answered 503."""
+    """Open connections per worker, as far as the limit of open files goes; more are answered 503."""
     head_timeout_seconds: Seconds = 10
     """A request's head must be complete in this time."""
     head_max_bytes: Bytes = 16_384

@@ -11,6 +11,9 @@ if TYPE_CHECKING:
 BUFFER_MAX_BYTES = 65_536
 """Bytes of one caller kept unread before its socket is left alone (back-pressure)."""
 
+TURNED_AWAY_MAX = 64
+"""Connections over the limit that are told so at a time; the others are dropped without a word."""
+
 LINGER_SECONDS = 1.0
 """After a refusal, how long unread bytes are thrown away before the close: a close with bytes unread is a reset,
 and a reset may take the refusal with it (RFC 9112 section 9.6)."""
@@ -35,6 +38,7 @@ class Limits:
     body_min_bytes_per_second: int
     write_timeout_seconds: float
     keep_alive_timeout_seconds: float
+    turned_away_max: int = TURNED_AWAY_MAX
 
     @classmethod
     def of(cls, section: ServerSection) -> Limits:

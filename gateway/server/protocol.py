@@ -38,8 +38,6 @@ if TYPE_CHECKING:
 ASGI = {"version": "3.0", "spec_version": "2.4"}
 END_OF_HEAD = b"\r\n\r\n"
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-TURNED_AWAY_MAX = 64
-"""Connections over the limit that are told so at a time; the others are dropped without a word."""
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +71,7 @@ class HttpProtocol(Connection):
         listener.server_state.connections.add(self)  # type: ignore[arg-type]  # uvicorn's set of its own protocols
         listener.deadlines.watch(self)
         excess = listener.connections_open - limits.connections_max
-        if excess > TURNED_AWAY_MAX:
+        if excess > limits.turned_away_max:
             transport.abort()
         elif excess > 0:
             self._refuse(Overloaded("Too many connections are open."))

@@ -22,6 +22,7 @@ import uvloop
 from gateway.deadlines import Deadlines
 from gateway.server.limits import Limits
 from gateway.server.listener import Listener
+from gateway.server.open_files import fit, fit_admin, raise_open_files_max
 
 if TYPE_CHECKING:
     import socket
@@ -89,13 +90,13 @@ class Worker:
     async def _serve(self) -> None:
         self._loop = loop = asyncio.get_running_loop()
         deadlines = Deadlines(loop)
-        limits = Limits.of(self._config.server)
+        limits = fit(Limits.of(self._config.server), self._config, raise_open_files_max())
         app, admin_app = self._factory(self._config)
         callers = Listener(app, limits, deadlines)
         watch = getattr(app, "watch", None)
         if watch is not None:
             watch(callers)
-        admin = Listener(admin_app, limits, deadlines) if admin_app is not None else None
+        admin = Listener(admin_app, fit_admin(limits), deadlines) if admin_app is not None else None
         self._server = DrainingServer(self._config, callers, admin, self._sockets)
         self._listen_for_signals(loop)
         try:

@@ -2,12 +2,14 @@
 
 It prints its addresses when it is ready. Its application answers, by path: /pid the worker's process id, /stream/N
 N chunks 50 ms apart, /endless chunks until it is stopped, /crash ends the worker at once. `fail` in the options makes
-the lifespan fail, `die` makes each worker end before it is ready.
+the lifespan fail, `die` makes each worker end before it is ready, `files` is the hard limit of open files, `soft_files`
+the soft one.
 """
 
 import asyncio
 import json
 import os
+import resource
 import sys
 
 from gateway.config.tree import AdminSection, Config, ServerSection
@@ -57,6 +59,9 @@ def tell(addresses):
 
 
 if __name__ == "__main__":
+    if "files" in OPTIONS:
+        files = OPTIONS["files"]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (OPTIONS.get("soft_files", files), files))
     server = ServerSection(
         port=OPTIONS.get("port", 0),
         workers=OPTIONS.get("workers", 1),
