@@ -79,6 +79,7 @@ class Gateway:
     def watch(self, listener: Listener) -> None:
         """Show the listener's numbers. Called by the worker that serves this app."""
         self._metrics.collect_gauges(lambda: [("connections_open", (), listener.connections_open)])
+        self._metrics.add_refusals(listener.refusals)
 
     def drain(self) -> None:
         """Not ready any more. Called by the worker before anything else stops."""

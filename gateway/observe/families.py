@@ -33,20 +33,37 @@ class Family:
 
 
 FAMILIES: dict[str, Family] = {
-    "requests": Family("counter", "Calls answered.", ("route", "method", "status")),
+    "requests": Family(
+        "counter",
+        "Calls that ended, by the status of their answer; 499: the caller left, or was stopped, before there was one.",
+        ("route", "method", "status"),
+    ),
     "request_duration_seconds": Family(
-        "histogram", "From a call's head read to its answer's last byte handed over.", ("route",), SECONDS
+        "histogram",
+        "From a call's head read to its end: its answer's last byte handed over, or cut.",
+        ("route",),
+        SECONDS,
     ),
     "upstream_duration_seconds": Family(
         "histogram", "The part of a call spent with the upstream, its body included.", ("route",), SECONDS
     ),
     "overhead_seconds": Family(
-        "histogram", "What is left of a call without its upstream and its hold: the gateway itself.", (), SECONDS
+        "histogram", "What is left of a call without its upstream and its hold: mostly the gateway itself.", (), SECONDS
     ),
-    "verify_duration_seconds": Family("histogram", "Checking the key and taking the cost.", (), SECONDS),
-    "credits_charged": Family("counter", "Credits kept for calls that succeeded.", ("route",)),
-    "credits_released": Family("counter", "Credits given back, by why.", ("route", "reason")),
-    "refusals": Family("counter", "Calls the gateway refused or failed itself, by the problem's slug.", ("reason",)),
+    "verify_duration_seconds": Family(
+        "histogram",
+        "From a call's head read to its cost taken: its body's beginning, checking the key, the commit.",
+        (),
+        SECONDS,
+    ),
+    "credits_charged": Family("counter", "Credits kept for calls.", ("route",)),
+    "credits_released": Family("counter", "Credits of holds that were given back whole, by why.", ("route", "reason")),
+    "refusals": Family(
+        "counter",
+        "Problems of the gateway's own by slug: calls it refused or failed, and what never became a call"
+        " (malformed or late requests, connections over the limit).",
+        ("reason",),
+    ),
     "holds_open": Family("gauge", "Holds that have neither been settled nor released yet."),
     "journal_pending": Family("gauge", "Changes to holds that wait to be committed."),
     "database_commits": Family("counter", "Transactions committed by the writer."),

@@ -9,6 +9,7 @@ back: a worker killed between two writes takes at most its last second's counts 
 from __future__ import annotations
 
 import logging
+from collections import Counter as Counts
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ from gateway.observe.families import FAMILIES
 from gateway.observe.shared_counts import Numbers, SharedCounts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
     from gateway.observe.shared_counts import Gauge, Key, Value
@@ -41,6 +42,7 @@ class Metrics:
         self._counters: dict[Key, Counter] = {}
         self._histograms: dict[Key, Histogram] = {}
         self._refusals: dict[str, int] = defaultdict(int)
+        self._refusals_elsewhere: list[Mapping[str, int]] = []
         self._gauge_readers: list[Callable[[], Iterable[Gauge]]] = []
         self.flush()
 
@@ -55,6 +57,10 @@ class Metrics:
     def refuse(self, slug: str) -> None:
         """Count a call that the gateway itself answered with a problem (errors.py)."""
         self._refusals[slug] += 1
+
+    def add_refusals(self, counts: Mapping[str, int]) -> None:
+        """Count those too that somebody else counts, by slug. Looked at whenever the numbers are shared."""
+        self._refusals_elsewhere.append(counts)
 
     def counter(self, family: str, *labels: str) -> Counter:
         """The counter of that name in families.py, for these values of its labels."""
@@ -111,7 +117,10 @@ class Metrics:
         own: dict[Key, Value] = {}
         for name, route in self._routes.items():
             own.update(route.counts(name))
-        own.update((("refusals", (slug,)), number) for slug, number in self._refusals.items())
+        refusals = Counts(self._refusals)
+        for counts in self._refusals_elsewhere:
+            refusals.update(counts)
+        own.update((("refusals", (slug,)), number) for slug, number in refusals.items())
         own.update((key, counter.value) for key, counter in self._counters.items())
         own.update((key, histogram.numbers) for key, histogram in self._histograms.items())
         before = Numbers(counts=self._shared.inherited) if self._shared is not None else Numbers()

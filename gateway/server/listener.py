@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import defaultdict
 from email.utils import formatdate
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,8 @@ class Listener:
         self.server_state = ServerState()
         self.app_state: dict[str, Any] = {}
         self.connections_open = 0
+        self.refusals: dict[str, int] = defaultdict(int)
+        """What the application never heard of, or was stopped for: the problem's slug, and how often."""
         self.draining = False
         self.date_line = b""
         self.deadline = NEVER

@@ -72,6 +72,7 @@ class HttpProtocol(Connection):
         listener.deadlines.watch(self)
         excess = listener.connections_open - limits.connections_max
         if excess > limits.turned_away_max:
+            listener.refusals[Overloaded.slug] += 1
             transport.abort()
         elif excess > 0:
             self._refuse(Overloaded("Too many connections are open."))
@@ -366,6 +367,7 @@ class HttpProtocol(Connection):
             self._refuse(error, to_head=exchange.method == "HEAD")
 
     def _refuse(self, error: GatewayError, *, to_head: bool = False) -> None:
+        self.listener.refusals[error.slug] += 1
         status, headers, body = error.response("")
         logger.debug("refused with %d: %s", status, error)
         head = ResponseHead(status, headers, self.listener.date_line)

@@ -8,11 +8,14 @@ import sys
 import threading
 from collections import defaultdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
+from gateway.app import Gateway
+from gateway.config.tree import Config
 from gateway.deadlines import Deadlines
 from gateway.observe.families import FAMILIES, SECONDS
 from gateway.observe.metrics import Metrics
@@ -83,6 +86,21 @@ def metrics():
 
 
 REQUESTS = ("requests_total", "method=POST", "route=/v1/personas", "status=200")
+
+
+def test_what_the_server_refuses_counts_with_what_the_proxy_refuses(metrics):
+    listener = SimpleNamespace(connections_open=3, refusals={"bad-request": 1})
+    Gateway(Config(), metrics).watch(listener)
+    listener.refusals["bad-request"] += 1
+    listener.refusals["request-timeout"] = 4
+    metrics.refuse("bad-request")
+    metrics.refuse("out-of-credits")
+    for _ in range(2):
+        seen = samples(metrics)
+        assert seen["connections_open",] == 3
+        assert seen["refusals_total", "reason=bad-request"] == 3
+        assert seen["refusals_total", "reason=request-timeout"] == 4
+        assert seen["refusals_total", "reason=out-of-credits"] == 1
 
 
 def test_one_call_is_counted_everywhere(metrics):
