@@ -18,7 +18,7 @@ import logging
 import sqlite3
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from queue import SimpleQueue
 
 from gateway.credits.batch import End, Take, Transaction
@@ -48,29 +48,26 @@ RETRY_SECONDS = 0.05
 class Batch:
     """What the next transaction does, in the order in which it was asked for."""
 
-    __slots__ = ("ends", "takes")
+    __slots__ = ("ends", "is_suspect", "takes")
 
     def __init__(self) -> None:
         self.takes: list[Take] = []
         self.ends: list[End] = []
+        self.is_suspect = False
 
     @property
     def size(self) -> int:
         return len(self.takes) + len(self.ends)
 
     @property
-    def since(self) -> float:
-        """When the oldest of it began to wait."""
-        oldest_take = self.takes[0].since if self.takes else NEVER
-        return min(oldest_take, self.ends[0].since) if self.ends else oldest_take
-
-    @property
     def is_read_only(self) -> bool:
         return not self.ends and not any(take.cost for take in self.takes)
 
     def apart(self) -> list[Batch]:
-        """A batch for each of its items."""
+        """A batch for each of its items, any of which may be at fault."""
         alone = [Batch() for _ in range(self.size)]
+        for batch in alone:
+            batch.is_suspect = True
         for batch, take in zip(alone, self.takes, strict=False):
             batch.takes.append(take)
         for batch, end in zip(alone[len(self.takes) :], self.ends, strict=True):
@@ -166,26 +163,28 @@ class Journal:
         self._deadlines.unwatch(self)
 
     def on_deadline(self, now: float) -> None:
-        """Tell those who have waited too long; what they asked for is undone when it is known.
+        """Tell those whose own time has come; what they asked for is undone when it is known.
 
-        Ends that are with the thread can't be given up: they are, if need be, as soon as they come back. With another
+        So who waits for a hold is told within the timeout and one tick. Ends that are with the thread can't be given
+        up, for nobody knows yet whether they are written: they are, if need be, as soon as they come back. With another
         process's lock that is LOCK_WAIT_MS later; a disk that hangs holds them up until it returns.
         """
         if self._committing is not None:
-            late = [take for take in self._committing.takes if take.since <= now - self._timeout_seconds]
-            self._refuse(late, "the database did not commit in time")
+            self._refuse_late(self._committing, now, "the database did not commit in time")
         self._give_up_waiting(now)
-        self._set_deadline(now)
+        self._set_deadline()
 
     def _give_up_waiting(self, now: float) -> None:
         late = now - self._timeout_seconds
-        waiting = self._waiting
-        if waiting.takes and waiting.takes[0].since <= late:
-            self._refuse([take for take in waiting.takes if take.since <= late], "the database did not take it in time")
-            waiting.takes = [take for take in waiting.takes if take.since > late]
-        for end in waiting.ends:
-            if end.since <= late:
-                self._give_up(end)
+        for batch in (self._waiting, *self._suspects):
+            self._refuse_late(batch, now, "the database did not take it in time")
+            for end in batch.ends:
+                if end.since <= late:
+                    self._give_up(end)
+
+    def _refuse_late(self, batch: Batch, now: float, cause: str) -> None:
+        late = now - self._timeout_seconds
+        self._refuse([take for take in batch.takes if take.since <= late and not take.future.done()], cause)
 
     def _give_up(self, end: End) -> None:
         """The end can't be written now, so the caller is told that the call failed, and it must be free: unless its
@@ -228,13 +227,16 @@ class Journal:
             return
         batch = self._next_batch()
         if batch is None:
+            self._tell_idle()
             return
         self._committing = batch
         self._inbox.put(batch)
 
     def _next_batch(self) -> Batch | None:
-        if self._suspects:
-            return self._suspects.popleft()
+        while self._suspects:
+            suspect = self._suspects.popleft()
+            if suspect.ends or not suspect.takes[0].future.done():
+                return suspect
         batch = self._waiting
         if not (batch.takes or batch.ends):
             return None
@@ -243,7 +245,7 @@ class Journal:
             rest.takes, batch.takes = batch.takes[BATCH_MAX:], batch.takes[:BATCH_MAX]
             rest.ends, batch.ends = batch.ends[BATCH_MAX:], batch.ends[:BATCH_MAX]
         batch.takes = [take for take in batch.takes if not take.future.done()]
-        return batch
+        return batch if batch.size else self._next_batch()
 
     def _commit(self, batch: Batch) -> None:
         if self._transaction is None:
@@ -267,10 +269,14 @@ class Journal:
             self._succeeded(batch)
         else:
             self._failed(batch, failure)
-        self._set_deadline(self._loop.time())
+        self._set_deadline()
         if self.pending:
             self._plan_flush()
-        elif self._idle is not None and not self._idle.done():
+        else:
+            self._tell_idle()
+
+    def _tell_idle(self) -> None:
+        if self._idle is not None and not self._idle.done():
             self._idle.set_result(None)
 
     def _succeeded(self, batch: Batch) -> None:
@@ -313,8 +319,11 @@ class Journal:
         cause = f"{type(failure).__name__}: {failure}"
         if _is_locked(failure):
             # Another process is at it. Those who wait go on waiting, each till its own deadline.
-            self._waiting.takes[:0] = batch.takes
-            self._waiting.ends[:0] = batch.ends
+            if batch.is_suspect:
+                self._suspects.appendleft(batch)
+            else:
+                self._waiting.takes[:0] = batch.takes
+                self._waiting.ends[:0] = batch.ends
             self._give_up_waiting(self._loop.time())
             return
         if not isinstance(failure, sqlite3.OperationalError):
@@ -343,6 +352,7 @@ class Journal:
     def _try_again(self, end: End) -> None:
         alone = Batch()
         alone.ends.append(end)
+        alone.is_suspect = True
         self._suspects.append(alone)
         self._plan_flush()
 
@@ -353,12 +363,21 @@ class Journal:
         if takes and self._on_failure is not None:
             self._on_failure(cause)
 
-    def _set_deadline(self, now: float) -> None:
-        since = self._waiting.since
+    def _set_deadline(self) -> None:
+        since = min(_oldest(self._waiting.takes), _oldest(self._waiting.ends))
         if self._committing is not None:
-            since = min(since, self._committing.since)
-        # Not in the past: who was given up already need not be looked at in every tick.
-        self.deadline = max(since + self._timeout_seconds, now + self._timeout_seconds / 8) if since != NEVER else NEVER
+            since = min(since, _oldest(self._committing.takes))
+        for batch in self._suspects:
+            since = min(since, _oldest(batch.takes), _oldest(batch.ends))
+        self.deadline = since + self._timeout_seconds
+
+
+def _oldest(items: Sequence[Take | End]) -> float:
+    """Since when the first waits to whom somebody still listens; they are in the order in which they came."""
+    for item in items:
+        if item.future is not None and not item.future.done():
+            return item.since
+    return NEVER
 
 
 def _is_locked(error: Exception) -> bool:

@@ -354,3 +354,55 @@ def test_time_in_which_nobody_could_beat_kills_nobody():
         assert watch.dead({1: 9, 2: 7}, own=1) == {}
     now[0] += 5
     assert watch.dead({1: 9, 2: 7}, own=1) == {2: 7}
+
+
+def test_nobody_is_given_up_before_its_time_nor_a_tick_after_it(ledger, run):
+    async def main():
+        async with ledger.provider(hold_timeout_seconds=1.6) as provider:
+            secret, _ = await provider.create("u", credits=100)
+            blocker = sqlite3.connect(ledger.path, isolation_level=None)
+            blocker.execute("BEGIN EXCLUSIVE")
+
+            async def waited(delay):
+                await asyncio.sleep(delay)
+                started = time.monotonic()
+                with pytest.raises(CreditsUnavailable):
+                    await provider.hold(secret.encode(), 1, "/x", "r")
+                return time.monotonic() - started
+
+            seconds = await asyncio.gather(*(waited(n * 0.035) for n in range(20)))
+            blocker.execute("ROLLBACK")
+            blocker.close()
+            assert 1.6 <= min(seconds)
+            assert max(seconds) < 1.6 + 0.15  # the tick is 0.02 here, the rest is for a busy machine
+
+    run(main())
+
+
+def test_items_tried_one_by_one_wait_no_longer_than_others(ledger, run, monkeypatch):
+    calls = []
+
+    def refuse_then_lock(_self, *batch):
+        calls.append(batch)
+        if len(calls) == 1:
+            raise sqlite3.IntegrityError("one of these is at fault")
+        time.sleep(0.05)
+        locked = sqlite3.OperationalError("database is locked")
+        locked.sqlite_errorcode = sqlite3.SQLITE_BUSY
+        raise locked
+
+    async def main():
+        async with ledger.provider(hold_timeout_seconds=0.3) as provider:
+            secret, _ = await provider.create("u", credits=100)
+            with monkeypatch.context() as patch:
+                patch.setattr(Transaction, "commit", refuse_then_lock)
+                started = time.monotonic()
+                holds = (provider.hold(secret.encode(), 1, "/x", f"r{n}") for n in range(30))
+                outcomes = await asyncio.gather(*holds, return_exceptions=True)
+                assert all(isinstance(outcome, CreditsUnavailable) for outcome in outcomes), outcomes
+                assert time.monotonic() - started < 0.8
+                assert calls
+            await until(lambda: provider.journal.pending == 0)
+        ledger.audit()
+
+    run(main())
