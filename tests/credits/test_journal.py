@@ -373,7 +373,7 @@ def test_nobody_is_given_up_before_its_time_nor_a_tick_after_it(ledger, run):
             seconds = await asyncio.gather(*(waited(n * 0.035) for n in range(20)))
             blocker.execute("ROLLBACK")
             blocker.close()
-            assert 1.6 <= min(seconds)
+            assert min(seconds) > 1.59  # the loop's clock has milliseconds
             assert max(seconds) < 1.6 + 0.15  # the tick is 0.02 here, the rest is for a busy machine
 
     run(main())
