@@ -19,6 +19,7 @@ import sqlite3
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from queue import SimpleQueue
 
 from gateway.credits.batch import End, Take, Transaction
@@ -39,6 +40,8 @@ LOCK_WAIT_MS = 250
 up: so this is how late a caller may be told that it can't be served."""
 CLOSE_SECONDS = 5.0
 """How long closing waits for what is queued."""
+JOIN_SECONDS = 2.0
+"""And then for a commit that is under way: a disk that hangs must not keep the process."""
 QUARANTINE_SECONDS_MAX = 60.0
 """Longest pause before an end that SQL refuses is tried again."""
 RETRY_SECONDS = 0.05
@@ -147,8 +150,11 @@ class Journal:
             self._orphans.add(hold.id)
             self._add_end(End(None, hold, kept, "gateway died", self._loop.time(), is_orphan=True))
 
-    async def aclose(self) -> None:
-        """Commit what waits, then stop the thread. What the database does not take in time is left for recovery."""
+    async def aclose(self) -> bool:
+        """Commit what waits, then stop the thread. What the database does not take in time is left for recovery.
+
+        False if a commit is still under way: what is in it may be written yet.
+        """
         try:
             async with asyncio.timeout(CLOSE_SECONDS):
                 while self._committing is not None or self.pending:
@@ -157,10 +163,13 @@ class Journal:
         except TimeoutError:
             logger.warning("the database does not take %d changes; recovery will end their holds", self.pending)
         self._inbox.put(None)
-        await self._loop.run_in_executor(None, self._thread.join, CLOSE_SECONDS)
-        if self._transaction is not None and not self._thread.is_alive():
-            self._transaction.close()
+        await self._loop.run_in_executor(None, self._thread.join, JOIN_SECONDS)
         self._deadlines.unwatch(self)
+        if self._thread.is_alive():
+            return False
+        if self._transaction is not None:
+            self._transaction.close()
+        return True
 
     def on_deadline(self, now: float) -> None:
         """Tell those whose own time has come; what they asked for is undone when it is known.
@@ -261,7 +270,8 @@ class Journal:
                 self._commit(batch)
             except Exception as error:  # noqa: BLE001 - those who wait must be told whatever happens
                 failure = error
-            self._loop.call_soon_threadsafe(self._committed, batch, failure)
+            with suppress(RuntimeError):  # the loop is closed: it was left behind, and nobody waits any more
+                self._loop.call_soon_threadsafe(self._committed, batch, failure)
 
     def _committed(self, batch: Batch, failure: Exception | None) -> None:
         self._committing = None

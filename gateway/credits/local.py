@@ -32,6 +32,7 @@ TAKING_KINDS = frozenset({"adjustment", "clawback"})
 USER_ID = re.compile(r"[!-~]{1,128}")
 """It becomes a header's value on every call, and two spellings that look alike would be two users."""
 PREFIX_BYTES = PREFIX.encode()
+SIGN_OFF_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,11 +86,14 @@ class LocalProvider:
         if self._heart is not None:
             self._heart.cancel()
             await asyncio.wait([self._heart])
-        await self.journal.aclose()
         try:
-            await self._database.transaction(lambda connection: instances.unregister(connection, self._instance))
-        except GatewayError as error:
-            logger.warning("could not sign off; others will find out by the heartbeat: %s", error.cause)
+            if not await self.journal.aclose():
+                raise TimeoutError("a commit is still under way")
+            async with asyncio.timeout(SIGN_OFF_SECONDS):
+                await self._database.transaction(lambda connection: instances.unregister(connection, self._instance))
+        except (GatewayError, TimeoutError) as error:
+            cause = error.cause if isinstance(error, GatewayError) else str(error) or "the database does not answer"
+            logger.warning("could not sign off; others will find out by the heartbeat: %s", cause)
 
     # Spending
 

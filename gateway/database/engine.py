@@ -8,10 +8,11 @@ synchronous=FULL: they add credits and keys. Spending goes through the journal (
 from __future__ import annotations
 
 import asyncio
+import logging
 import sqlite3
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,12 +21,17 @@ from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import SQLAlchemyError
 
 from gateway.database.schema import migrate
+from gateway.database.worker import Worker
 from gateway.errors import CreditsUnavailable
+
+logger = logging.getLogger("gateway.database")
 
 Result = TypeVar("Result")
 
 BUSY_TIMEOUT_MS = 1_500
 """How long a writer waits for another process's transaction. Below the 2 s in which a caller is answered."""
+CLOSE_SECONDS = 2.0
+"""How long closing waits for a transaction that is under way; a disk that hangs must not keep the process."""
 
 
 class DatabaseError(Exception):
@@ -41,34 +47,27 @@ class Database:
     def __init__(self, path: Path, engine: Engine) -> None:
         self.path = path
         self._engine = engine
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="database")
+        self._worker = Worker("database")
 
     async def transaction(self, work: Callable[[Connection], Result]) -> Result:
-        """Run `work` in one durable transaction. It completes even if the caller is cancelled meanwhile.
+        """Run `work` in one durable transaction. Once begun it completes even if the caller is cancelled meanwhile.
 
         Raises CreditsUnavailable where the database does not take it; the transaction is then rolled back.
         """
-        return await self._run(self._write, work)
+        return await self._worker.run(partial(_run_on, self._engine, work))
 
     async def read(self, work: Callable[[Connection], Result]) -> Result:
         """Run `work` on one consistent snapshot. Raises CreditsUnavailable."""
-        return await self._run(self._read, work)
+        return await self._worker.run(partial(_run_on, self._engine.execution_options(begin="BEGIN"), work))
 
     async def aclose(self) -> None:
         await asyncio.to_thread(self.close)
 
     def close(self) -> None:
-        self._thread.shutdown(wait=True)
-        self._engine.dispose()
-
-    async def _run(self, how: Callable[[Callable[[Connection], Result]], Result], work: Any) -> Result:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, how, work)
-
-    def _write(self, work: Callable[[Connection], Result]) -> Result:
-        return _run_on(self._engine, work)
-
-    def _read(self, work: Callable[[Connection], Result]) -> Result:
-        return _run_on(self._engine.execution_options(begin="BEGIN"), work)
+        if self._worker.close(CLOSE_SECONDS):
+            self._engine.dispose()
+        else:
+            logger.warning("the database does not answer; leaving without closing it")
 
 
 def _run_on(engine: Engine, work: Callable[[Connection], Result]) -> Result:

@@ -57,9 +57,12 @@ class Ledger:
             connection.close()
 
     def open_holds(self) -> int:
+        return self.count("holds")
+
+    def count(self, table: str) -> int:
         connection = sqlite3.connect(self.path)
         try:
-            return int(connection.execute("SELECT count(*) FROM holds").fetchone()[0])
+            return int(connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0])
         finally:
             connection.close()
 

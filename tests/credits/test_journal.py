@@ -406,3 +406,35 @@ def test_items_tried_one_by_one_wait_no_longer_than_others(ledger, run, monkeypa
         ledger.audit()
 
     run(main())
+
+
+def test_closing_is_bounded_while_a_commit_hangs_and_does_not_sign_off(ledger, run, monkeypatch):
+    monkeypatch.setattr("gateway.credits.journal.CLOSE_SECONDS", 0.1)
+    monkeypatch.setattr("gateway.credits.journal.JOIN_SECONDS", 0.1)
+    released = threading.Event()
+    working = Transaction.commit
+
+    def hang(self, *batch):
+        released.wait(20)
+        working(self, *batch)
+
+    async def main():
+        async with ledger.provider() as provider:
+            secret, key = await provider.create("u", credits=10)
+            hold = await provider.hold(secret.encode(), 1, "/x", "r1")
+            monkeypatch.setattr(Transaction, "commit", hang)
+            provider.settle(hold, 1)
+            await until(lambda: provider.journal._committing is not None)
+            started = time.monotonic()
+        assert time.monotonic() - started < 5
+        # Still an instance: whoever came now would end the hold that is being settled.
+        assert ledger.count("instances") == 1
+        released.set()
+        await until(lambda: ledger.count("holds") == 0)
+        await asyncio.to_thread(provider.journal._thread.join, 5)
+        assert not provider.journal._thread.is_alive()
+        provider.journal._transaction.close()
+        return key
+
+    run(main())
+    ledger.audit()

@@ -91,3 +91,26 @@ def test_a_transaction_that_fails_leaves_nothing(tmp_path):
 
     assert asyncio.run(main()) == 0
     database.close()
+
+
+def test_a_disk_that_hangs_does_not_keep_the_process_from_ending(tmp_path):
+    code = f"""
+import asyncio, threading
+from gateway.database import engine
+engine.CLOSE_SECONDS = 0.2
+async def main():
+    database = engine.open_database("sqlite:///{tmp_path}/x.db")
+    begun = threading.Event()
+    hanging = asyncio.ensure_future(database.read(lambda _: begun.set() or threading.Event().wait()))
+    await asyncio.to_thread(begun.wait)
+    hanging.cancel()
+    await database.aclose()
+asyncio.run(main())
+"""
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE)
+    try:
+        _, stderr = process.communicate(timeout=10)
+    finally:
+        process.kill()
+        process.communicate()
+    assert process.returncode == 0, stderr.decode()
