@@ -75,13 +75,19 @@ class End:
 
 
 class Transaction:
-    """Commits batches on one connection, numbering the holds of one instance. One thread at a time may use it."""
+    """Commits batches on one connection. One thread at a time may use it.
 
-    def __init__(self, connection: sqlite3.Connection, first_hold_id: int, *, checkout: str | None = None) -> None:
+    `first_hold_id` says where an instance's numbers begin. It is asked before each commit, and where the answer has
+    changed (the process had been taken for dead), numbering begins anew there.
+    """
+
+    def __init__(
+        self, connection: sqlite3.Connection, first_hold_id: Callable[[], int], *, checkout: str | None = None
+    ) -> None:
         self._connection = connection
         self._execute = connection.execute
-        self._next_hold_id = first_hold_id
-        self._renumbered: int | None = None
+        self._ask_first_hold_id = first_hold_id
+        self._first_hold_id = self._next_hold_id = -1
         self._checkout = checkout
         self._numbers: dict[bytes, int] = {}
 
@@ -91,8 +97,9 @@ class Transaction:
 
     def commit(self, takes: Sequence[Take], ends: Sequence[End]) -> None:
         """Do it all, or raise sqlite3.Error and nothing is done."""
-        if self._renumbered is not None:
-            self._next_hold_id, self._renumbered = self._renumbered, None
+        first_hold_id = self._ask_first_hold_id()
+        if first_hold_id != self._first_hold_id:
+            self._first_hold_id = self._next_hold_id = first_hold_id
         read_only = not ends and not any(take.cost for take in takes)
         self._execute("BEGIN" if read_only else "BEGIN IMMEDIATE")
         try:
@@ -102,11 +109,6 @@ class Transaction:
             if self._connection.in_transaction:
                 self._execute("ROLLBACK")
             raise
-
-    def renumber(self, first_hold_id: int) -> None:
-        """Go on under another instance's number, from the next commit on: one that is under way in the journal's thread
-        writes back the number it had read."""
-        self._renumbered = first_hold_id
 
     def close(self) -> None:
         self._connection.close()

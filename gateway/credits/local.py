@@ -62,7 +62,6 @@ class LocalProvider:
         self._on_health = on_health
         self._failing = False
         self._instance = 0
-        self._transaction: Transaction | None = None
         self._watch = instances.Watch(time.monotonic, settings.dead_after_seconds)
         self._heart: asyncio.Task[None] | None = None
         self._on_commit = on_commit
@@ -189,8 +188,6 @@ class LocalProvider:
             return
         logger.warning("instance %d had been taken for dead; going on under a new number", self._instance)
         self._instance = await self._database.transaction(instances.register)
-        if self._transaction is not None:
-            self._transaction.renumber(self._instance * HOLDS_PER_INSTANCE)
 
     async def _recover(self) -> None:
         beats = await self._database.read(instances.read_beats)
@@ -212,10 +209,9 @@ class LocalProvider:
 
     def _open_transaction(self) -> Transaction:
         connection = connect_sqlite(self._database.path, synchronous="NORMAL")
-        self._transaction = Transaction(
-            connection, self._instance * HOLDS_PER_INSTANCE + 1, checkout=self._settings.checkout
+        return Transaction(
+            connection, lambda: self._instance * HOLDS_PER_INSTANCE + 1, checkout=self._settings.checkout
         )
-        return self._transaction
 
     def _committed(self, size: int, is_read_only: bool) -> None:
         if self._failing and not is_read_only:

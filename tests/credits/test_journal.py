@@ -438,3 +438,32 @@ def test_closing_is_bounded_while_a_commit_hangs_and_does_not_sign_off(ledger, r
 
     run(main())
     ledger.audit()
+
+
+def test_a_new_number_that_comes_while_a_commit_is_under_way_is_not_lost(ledger, run, monkeypatch):
+    inside, go_on = threading.Event(), threading.Event()
+    working = Transaction._refusal
+
+    def pause(self, *args):
+        if not inside.is_set():
+            inside.set()
+            go_on.wait(10)
+        return working(self, *args)
+
+    async def main():
+        async with ledger.provider(heartbeat_seconds=60) as provider:
+            secret, _ = await provider.create("u", credits=10)
+            monkeypatch.setattr(Transaction, "_refusal", pause)
+            first = asyncio.ensure_future(provider.hold(secret.encode(), 1, "/x", "r1"))
+            await until(inside.is_set)
+            old = provider._instance
+            provider._instance = old + 1  # what a beat does that finds its row gone
+            go_on.set()
+            assert (await first).id >> 40 == old
+            second = await provider.hold(secret.encode(), 1, "/x", "r2")
+            assert second.id >> 40 == old + 1
+            await provider.release(await first, "test")
+            await provider.release(second, "test")
+            provider._instance = old
+
+    run(main())
