@@ -38,6 +38,28 @@ class Hold:
         self.available = available
 
 
+@dataclass(frozen=True, slots=True)
+class RateLimit:
+    """So many calls of one key to one route in a window that slides."""
+
+    limit: int
+    window_seconds: int
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What a route asks of a key beside its credits.
+
+    `permission` is a query such as `personas.write AND (eu OR us)`; empty asks for nothing.
+    """
+
+    permission: str = ""
+    rate_limit: RateLimit | None = None
+
+
+NO_POLICY = Policy()
+
+
 class HoldLost(CreditsUnavailable):
     """The hold was already ended by recovery: this process had been taken for dead. Its call must not be served."""
 
@@ -89,11 +111,14 @@ class Entry:
 class CreditsProvider(Protocol):
     """Keys and credits. Every method raises CreditsUnavailable within its deadline when the store does not answer."""
 
-    async def hold(self, api_key: bytes, cost: int, route: str, request_id: str) -> Hold:
+    async def hold(
+        self, api_key: bytes, cost: int, route: str, request_id: str, policy: Policy = NO_POLICY
+    ) -> Hold:
         """Check the key and take `cost`, durable on return.
 
-        Raises InvalidKey, KeyDisabled, KeyExpired, OutOfCredits, CreditsUnavailable. A caller cancelled while it
-        waits leaves no hold behind.
+        Raises, first come first: InvalidKey, KeyDisabled, KeyExpired, Forbidden (permission), RateLimited,
+        OutOfCredits; or CreditsUnavailable. A refused call takes no credits; one refused for its credits has used up
+        one of its rate limit. A caller cancelled while it waits leaves no hold behind.
         """
 
     def settle(self, hold: Hold, cost: int, reason: str | None = None) -> Awaitable[None]:
