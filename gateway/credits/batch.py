@@ -54,6 +54,9 @@ class End:
 
     __slots__ = ("attempts", "future", "hold", "is_orphan", "kept", "lost", "reason", "since")
 
+    is_answer = True
+    """Whether what keeps it open is that its answer has begun to reach the caller."""
+
     def __init__(
         self,
         future: asyncio.Future[None] | None,

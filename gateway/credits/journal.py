@@ -123,17 +123,19 @@ class Journal:
 
     def take(self, key_hash: bytes, cost: int, route: str, request_id: str) -> asyncio.Future[Hold]:
         """Ask for a hold. The future gives it once it is durable, or raises why not."""
-        future: asyncio.Future[Hold] = self._loop.create_future()
+        return self.ask(Take(self._loop.create_future(), key_hash, cost, route, request_id, self._loop.time()))
+
+    def ask(self, take: Take) -> asyncio.Future[Hold]:
+        """The same, for who made the Take."""
         batch = self._waiting
         if len(batch.takes) >= WAITING_MAX:
-            future.set_exception(CreditsUnavailable(cause=f"{WAITING_MAX} holds are waiting already"))
-            return future
-        now = self._loop.time()
+            take.future.set_exception(CreditsUnavailable(cause=f"{WAITING_MAX} holds are waiting already"))
+            return take.future
         if self.deadline == NEVER:
-            self.deadline = now + self._timeout_seconds
-        batch.takes.append(Take(future, key_hash, cost, route, request_id, now))
+            self.deadline = take.since + self._timeout_seconds
+        batch.takes.append(take)
         self._plan_flush()
-        return future
+        return take.future
 
     def end(self, hold: Hold, kept: int | None, reason: str | None) -> asyncio.Future[None]:
         """End the hold (kept None: mark it answered). From here on it happens, whoever still waits for it."""
@@ -141,14 +143,21 @@ class Journal:
         if not hold.id:
             future.set_result(None)
             return future
-        self._add_end(End(future, hold, kept, reason, self._loop.time()))
+        self.finish(End(future, hold, kept, reason, self._loop.time()))
         return future
+
+    def finish(self, end: End) -> None:
+        """The same, for who made the End."""
+        self._waiting.ends.append(end)
+        if self.deadline == NEVER:
+            self.deadline = end.since + self._timeout_seconds
+        self._plan_flush()
 
     def end_orphan(self, hold: Hold, kept: int) -> None:
         """End a hold that a dead process left behind, unless it is being done or somebody else was quicker."""
         if hold.id not in self._orphans:
             self._orphans.add(hold.id)
-            self._add_end(End(None, hold, kept, "gateway died", self._loop.time(), is_orphan=True))
+            self.finish(End(None, hold, kept, "gateway died", self._loop.time(), is_orphan=True))
 
     async def aclose(self) -> bool:
         """Commit what waits, then stop the thread. What the database does not take in time is left for recovery.
@@ -204,12 +213,6 @@ class Journal:
             end.kept = 0
             end.reason = "credits-unavailable"
         end.future.set_exception(CreditsUnavailable(cause="the database did not take the settlement in time"))
-
-    def _add_end(self, end: End) -> None:
-        self._waiting.ends.append(end)
-        if self.deadline == NEVER:
-            self.deadline = end.since + self._timeout_seconds
-        self._plan_flush()
 
     def _plan_flush(self) -> None:
         if not self._flush_planned and self._committing is None:
@@ -307,7 +310,7 @@ class Journal:
             self._orphans.discard(end.hold.id)
         elif end.lost is None:
             if end.kept is None:
-                end.hold.is_kept = True
+                end.hold.is_kept |= end.is_answer
             else:
                 self.holds_open -= 1
         if future is not None and not future.done():
@@ -323,7 +326,7 @@ class Journal:
             future.set_result(hold)
         elif hold.id:
             # The caller left, or was told 503, while its hold was being written.
-            self._add_end(End(None, hold, 0, "abandoned", self._loop.time()))
+            self.finish(End(None, hold, 0, "abandoned", self._loop.time()))
 
     def _failed(self, batch: Batch, failure: Exception) -> None:
         cause = f"{type(failure).__name__}: {failure}"
