@@ -26,10 +26,14 @@ from gateway.database.tables import HOLDS_PER_INSTANCE, holds, instances
 
 @dataclass(frozen=True, slots=True)
 class Orphan:
-    """An open hold whose process is dead, and whether its upstream's answer had begun to reach the caller."""
+    """An open hold whose process is dead, and whether its upstream's answer had begun to reach the caller.
+
+    `is_in_doubt`: nobody knows whether its credits were taken (Unkey was asked, and the answer died with the process).
+    """
 
     hold: Hold
     answered: bool
+    is_in_doubt: bool = False
 
 
 def register(connection: Connection) -> int:

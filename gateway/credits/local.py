@@ -1,7 +1,7 @@
 """The `local` provider: keys, balances and the ledger in the gateway's own database.
 
-Spending goes through the journal (group commit), everything else through the Database's transactions; a background
-task beats, buries the dead and ends their holds.
+Spending goes through the journal (group commit), everything else through the Database's transactions; the heart beats,
+buries the dead and ends their holds.
 """
 
 from __future__ import annotations
@@ -9,20 +9,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
 from gateway.credits import instances, ledger
 from gateway.credits.batch import Transaction
+from gateway.credits.heart import Heart
 from gateway.credits.journal import Journal
 from gateway.credits.provider import CREDITS_MAX, ApiKey, Balance, Entry, Hold
 from gateway.credits.secrets import PREFIX, new_secret
 from gateway.database.engine import Database, connect_sqlite
 from gateway.database.tables import HOLDS_PER_INSTANCE
 from gateway.deadlines import Deadlines
-from gateway.errors import GatewayError, Invalid, InvalidKey
+from gateway.errors import Invalid, InvalidKey
 
 logger = logging.getLogger("gateway.credits")
 
@@ -32,7 +32,6 @@ TAKING_KINDS = frozenset({"adjustment", "clawback"})
 USER_ID = re.compile(r"[!-~]{1,128}")
 """It becomes a header's value on every call, and two spellings that look alike would be two users."""
 PREFIX_BYTES = PREFIX.encode()
-SIGN_OFF_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,40 +58,29 @@ class LocalProvider:
     ) -> None:
         self._database = database
         self._settings = settings
-        self._on_health = on_health
-        self._failing = False
-        self._instance = 0
-        self._watch = instances.Watch(time.monotonic, settings.dead_after_seconds)
-        self._heart: asyncio.Task[None] | None = None
-        self._on_commit = on_commit
+        self.heart = Heart(
+            database,
+            instances.read_orphans,
+            beat_seconds=settings.heartbeat_seconds,
+            dead_after_seconds=settings.dead_after_seconds,
+            on_health=on_health,
+            on_commit=on_commit,
+        )
         self.journal = Journal(
             self._open_transaction,
             asyncio.get_running_loop(),
             deadlines,
             timeout_seconds=settings.hold_timeout_seconds,
-            on_commit=self._committed,
-            on_failure=self._failed,
+            on_commit=self.heart.committed,
+            on_failure=self.heart.failed,
         )
 
     async def open(self) -> None:
-        self._instance = await self._database.transaction(instances.register)
-        self.journal.open()
-        await self._recover()
-        self._heart = asyncio.create_task(self._beat_for_ever(), name="heartbeat")
+        await self.heart.open(self.journal)
 
     async def aclose(self) -> None:
         """End what is queued, then leave: holds still open become orphans, for a survivor or the next start."""
-        if self._heart is not None:
-            self._heart.cancel()
-            await asyncio.wait([self._heart])
-        try:
-            if not await self.journal.aclose():
-                raise TimeoutError("a commit is still under way")
-            async with asyncio.timeout(SIGN_OFF_SECONDS):
-                await self._database.transaction(lambda connection: instances.unregister(connection, self._instance))
-        except (GatewayError, TimeoutError) as error:
-            cause = error.cause if isinstance(error, GatewayError) else str(error) or "the database does not answer"
-            logger.warning("could not sign off; others will find out by the heartbeat: %s", cause)
+        await self.heart.aclose()
 
     # Spending
 
@@ -167,71 +155,11 @@ class LocalProvider:
         key = await self._database.transaction(lambda connection: ledger.rotate_key(connection, key_id, secret))
         return None if key is None else (secret, key)
 
-    # Staying alive, and cleaning up after those who did not
-
-    async def _beat_for_ever(self) -> None:
-        while True:
-            await asyncio.sleep(self._settings.heartbeat_seconds)
-            try:
-                await self._beat()
-                self._recovered()
-                await self._recover()
-            except GatewayError as error:
-                self._watch.restart()
-                self._failed(error.cause)
-            except Exception:
-                # A heart that stops lets the others bury a living process.
-                logger.exception("the heartbeat failed; going on")
-
-    async def _beat(self) -> None:
-        if await self._database.transaction(lambda connection: instances.beat(connection, self._instance)):
-            return
-        logger.warning("instance %d had been taken for dead; going on under a new number", self._instance)
-        self._instance = await self._database.transaction(instances.register)
-
-    async def _recover(self) -> None:
-        beats = await self._database.read(instances.read_beats)
-        dead = self._watch.dead(beats, self._instance)
-        if dead:
-            await self._database.transaction(lambda connection: instances.bury(connection, dead))
-        orphans = await self._database.read(instances.read_orphans)
-        if not orphans:
-            return
-        for orphan in orphans:
-            self.journal.end_orphan(orphan.hold, orphan.hold.cost if orphan.answered else 0)
-        released = sum(not orphan.answered for orphan in orphans)
-        logger.warning(
-            "ended %d holds of dead processes: %d released, %d settled",
-            len(orphans),
-            released,
-            len(orphans) - released,
-        )
-
     def _open_transaction(self) -> Transaction:
         connection = connect_sqlite(self._database.path, synchronous="NORMAL")
         return Transaction(
-            connection, lambda: self._instance * HOLDS_PER_INSTANCE + 1, checkout=self._settings.checkout
+            connection, lambda: self.heart.instance * HOLDS_PER_INSTANCE + 1, checkout=self._settings.checkout
         )
-
-    def _committed(self, size: int, is_read_only: bool) -> None:
-        if self._failing and not is_read_only:
-            self._recovered()
-        if self._on_commit is not None:
-            self._on_commit(size)
-
-    def _recovered(self) -> None:
-        if self._failing:
-            self._failing = False
-            logger.warning("the database takes holds again")
-            if self._on_health is not None:
-                self._on_health(True, "")
-
-    def _failed(self, cause: str) -> None:
-        if not self._failing:
-            self._failing = True
-            logger.error("the database does not take holds: %s", cause)
-        if self._on_health is not None:
-            self._on_health(False, "the database does not take holds")
 
 
 def _check_credits(field: str, credits: int, least: int = 0) -> None:

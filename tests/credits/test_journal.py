@@ -336,8 +336,8 @@ def test_readiness_comes_back_without_a_call(ledger, run):
     async def main():
         health = []
         async with ledger.provider(heartbeat_seconds=0.05) as provider:
-            provider._on_health = lambda ok, _reason: health.append(ok)
-            provider._failed("something")
+            provider.heart._on_health = lambda ok, _reason: health.append(ok)
+            provider.heart.failed("something")
             await until(lambda: health[-1:] == [True])
 
     run(main())
@@ -456,14 +456,14 @@ def test_a_new_number_that_comes_while_a_commit_is_under_way_is_not_lost(ledger,
             monkeypatch.setattr(Transaction, "_refusal", pause)
             first = asyncio.ensure_future(provider.hold(secret.encode(), 1, "/x", "r1"))
             await until(inside.is_set)
-            old = provider._instance
-            provider._instance = old + 1  # what a beat does that finds its row gone
+            old = provider.heart.instance
+            provider.heart.instance = old + 1  # what a beat does that finds its row gone
             go_on.set()
             assert (await first).id >> 40 == old
             second = await provider.hold(secret.encode(), 1, "/x", "r2")
             assert second.id >> 40 == old + 1
             await provider.release(await first, "test")
             await provider.release(second, "test")
-            provider._instance = old
+            provider.heart.instance = old
 
     run(main())
