@@ -159,13 +159,13 @@ class Transaction:
         kept = {end.hold.id: end for end in ends if end.kept is None}
         final = {end.hold.id: end for end in ends if end.kept is not None} if kept else {e.hold.id: e for e in ends}
         if len(kept) + len(final) < len(ends):
-            final = _first_of_each(ends)
+            final = first_of_each(ends)
         if kept:
-            _mark_lost(kept, self._execute(_sql_keep(len(kept)), list(kept)).fetchall())
+            mark_lost(kept, self._execute(_sql_keep(len(kept)), list(kept)).fetchall())
         if final:
             ended = self._execute(_sql_end(len(final)), list(final)).fetchall()
             if len(ended) < len(final):
-                _mark_lost(final, ended)
+                mark_lost(final, ended)
             if ended:
                 self._append(ended, final, keys, changed, now)
 
@@ -199,7 +199,7 @@ class Transaction:
             )
             key[LAST_ENTRY] = entry_id
             changed[number] = key
-        self._execute(_sql_append(len(ended)), values)
+        self._execute(sql_append(len(ended)), values)
 
     def _take(self, takes: Sequence[Take], keys: dict[int, Row], changed: dict[int, Row], now: int) -> None:
         by_hash = {key[HASH]: key for key in keys.values()}
@@ -244,7 +244,7 @@ class Transaction:
         return {row[ID]: list(row) for row in self._execute(_sql_load(column, len(values)), values)}
 
 
-def _first_of_each(ends: Sequence[End]) -> dict[int, End]:
+def first_of_each(ends: Sequence[End]) -> dict[int, End]:
     """The final ends by hold, where a call and recovery end the same one at once: the first counts, the other lost."""
     final: dict[int, End] = {}
     for end in ends:
@@ -253,43 +253,43 @@ def _first_of_each(ends: Sequence[End]) -> dict[int, End]:
     return final
 
 
-def _mark_lost(ends: dict[int, End], found: Iterable[tuple[int, ...]]) -> None:
+def mark_lost(ends: dict[int, End], found: Iterable[tuple[int, ...]]) -> None:
     for hold_id in ends.keys() - {row[0] for row in found}:
         ends[hold_id].lost = HoldLost(cause=f"hold {hold_id} was ended by somebody else")
 
 
-def _by_count(write: Callable[..., str]) -> Callable[..., str]:
+def by_count(write: Callable[..., str]) -> Callable[..., str]:
     """Statements differ by how many rows they handle: each is written once. (Batches are bounded, so these are too.)"""
     return cache(write)
 
 
-def _marks(count: int) -> str:
+def marks(count: int) -> str:
     return ",".join("?" * count)
 
 
-@_by_count
+@by_count
 def _sql_load(column: str, count: int) -> str:
-    return f"SELECT {KEY_COLUMNS} FROM keys WHERE {column} IN ({_marks(count)})"
+    return f"SELECT {KEY_COLUMNS} FROM keys WHERE {column} IN ({marks(count)})"
 
 
-@_by_count
+@by_count
 def _sql_keep(count: int) -> str:
-    return f"UPDATE holds SET answered = 1 WHERE id IN ({_marks(count)}) RETURNING id"
+    return f"UPDATE holds SET answered = 1 WHERE id IN ({marks(count)}) RETURNING id"
 
 
-@_by_count
+@by_count
 def _sql_end(count: int) -> str:
-    return f"DELETE FROM holds WHERE id IN ({_marks(count)}) RETURNING id, answered"
+    return f"DELETE FROM holds WHERE id IN ({marks(count)}) RETURNING id, answered"
 
 
-@_by_count
+@by_count
 def _sql_take(count: int) -> str:
     rows = ",".join(["(?,?,?,?,?,0,?)"] * count)
     return f"INSERT INTO holds (id, key, cost, route, request_id, answered, created_at) VALUES {rows}"
 
 
-@_by_count
-def _sql_append(count: int) -> str:
+@by_count
+def sql_append(count: int) -> str:
     rows = ",".join(["(?,?,?,'spend',?,?,?,?,?,?)"] * count)
     return (
         "INSERT INTO entries (id, key, previous, kind, amount, balance_after, route, request_id, reason, created_at)"
