@@ -96,15 +96,17 @@ def grant(connection: Connection, key_id: str, amount: int, kind: str, reason: s
     key = connection.execute(select(keys).where(keys.c.key_id == key_id)).first()
     if key is None:
         raise Invalid("There is no such key.", errors={"key_id": "unknown"})
-    done = connection.execute(select(entries).where(entries.c.reference == reference)).first()
+    done = find_grant(connection, key, amount, kind, reference)
     if done is not None:
-        if (done.key, done.amount, done.kind) != (key.id, amount, kind):
-            raise Conflict(f"The reference {reference!r} was already used for something else.")
-        return _entry(done)
+        return done
     if key.balance is None:
         raise Invalid("The key is unlimited.", errors={"key_id": "an unlimited key has no credits to add to"})
     _check_amount(amount, key.balance, key.held)
-    return _append(connection, key, amount, kind, reason, reference)
+    after = key.balance + amount
+    connection.execute(update(keys).where(keys.c.id == key.id).values(balance=after))
+    return append_entry(
+        connection, key, amount=amount, kind=kind, reason=reason, reference=reference, balance_after=after
+    )
 
 
 def history(connection: Connection, key_id: str, before: int | None, limit: int) -> Sequence[Entry]:
@@ -121,7 +123,7 @@ def history(connection: Connection, key_id: str, before: int | None, limit: int)
     chain = select(entries).where(entries.c.id == start).cte("chain", recursive=True)
     chain = chain.union_all(select(entries).where(entries.c.id == chain.c.previous))
     rows = connection.execute(select(chain).limit(limit))
-    return [_entry(row) for row in rows]
+    return [to_entry(row) for row in rows]
 
 
 def _check_amount(amount: int, balance: int, held: int) -> None:
@@ -131,7 +133,17 @@ def _check_amount(amount: int, balance: int, held: int) -> None:
         raise Invalid("Not so many are there.", errors={"amount": f"only {balance - held} credits are available"})
 
 
-def _append(connection: Connection, key: Row[Any], amount: int, kind: str, reason: str, reference: str) -> Entry:
+def append_entry(
+    connection: Connection,
+    key: Row[Any],
+    *,
+    amount: int,
+    kind: str,
+    reason: str,
+    reference: str | None,
+    balance_after: int | None,
+) -> Entry:
+    """Write a row of the ledger and make it the key's newest. The balance is the caller's to move."""
     number = connection.execute(select(func.coalesce(func.max(entries.c.id), 0))).scalar_one() + 1
     row = {
         "id": number,
@@ -139,14 +151,24 @@ def _append(connection: Connection, key: Row[Any], amount: int, kind: str, reaso
         "previous": key.last_entry,
         "kind": kind,
         "amount": amount,
-        "balance_after": key.balance + amount,
+        "balance_after": balance_after,
         "reason": reason,
         "reference": reference,
         "created_at": now_ms(),
     }
     connection.execute(insert(entries).values(row))
-    connection.execute(update(keys).where(keys.c.id == key.id).values(balance=key.balance + amount, last_entry=number))
-    return _entry(connection.execute(select(entries).where(entries.c.id == number)).one())
+    connection.execute(update(keys).where(keys.c.id == key.id).values(last_entry=number))
+    return to_entry(connection.execute(select(entries).where(entries.c.id == number)).one())
+
+
+def find_grant(connection: Connection, key: Row[Any], amount: int, kind: str, reference: str) -> Entry | None:
+    """The entry of that reference, if there is one. Raises Conflict where it was used for something else."""
+    done = connection.execute(select(entries).where(entries.c.reference == reference)).first()
+    if done is None:
+        return None
+    if (done.key, done.amount, done.kind) != (key.id, amount, kind):
+        raise Conflict(f"The reference {reference!r} was already used for something else.")
+    return to_entry(done)
 
 
 def _api_key(row: Row[Any]) -> ApiKey:
@@ -164,7 +186,7 @@ def _api_key(row: Row[Any]) -> ApiKey:
     )
 
 
-def _entry(row: Row[Any]) -> Entry:
+def to_entry(row: Row[Any]) -> Entry:
     return Entry(
         id=row.id,
         kind=row.kind,

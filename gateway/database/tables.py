@@ -5,6 +5,8 @@ What holds at all times, by CHECK where SQL can say it:
   (I1, I2). A NULL balance is an unlimited key.
 - A row in `holds` is an open hold. Ending a hold deletes the row; whoever deletes it, and nobody else, writes the
   entry (I3).
+- With Unkey, `balance` is the key's pool: credits already debited there and not spent yet. Its allotment is what no
+  hold has drawn: balance - held. `unkey_id` is what Unkey calls the key now; `key_id` stays when it is rotated.
 - `entries` only grows. A key's entries are chained: `keys.last_entry` is the newest, each entry names the `previous`
   one. History walks the chain by primary key. (An index on (key, id) gives the same answers, but every call then
   touches a page per key: with 32 keys in a batch a call's rows took 31 µs with it and 14 µs without.)
@@ -47,10 +49,12 @@ keys = Table(
     Column("revoked_at", Id),
     Column("created_at", Id, nullable=False),
     Column("last_entry", Id),
+    Column("unkey_id", Text),
     CheckConstraint("held >= 0", name="held_not_negative"),
     CheckConstraint("balance IS NULL OR balance >= held", name="available_not_negative"),
     CheckConstraint("length(key_hash) = 32", name="key_hash_is_sha256"),
     Index("keys_by_user", "user_id", "key_id"),
+    Index("keys_by_unkey_id", "unkey_id", unique=True, sqlite_where=text("unkey_id IS NOT NULL")),
     sqlite_strict=True,
 )
 
@@ -104,3 +108,84 @@ instances = Table(
 HOLDS_PER_INSTANCE = 1 << 40
 """An instance numbers its holds from id * this: the owner of a hold is its id divided by this, and the holds of an
 instance are a range of the primary key."""
+
+# With Unkey as the provider
+
+unkey_holds = Table(
+    "unkey_holds",
+    metadata,
+    Column("id", Id, primary_key=True, autoincrement=False),
+    Column("key", Id, nullable=False),
+    Column("key_hash", LargeBinary, nullable=False),
+    Column("cost", Id, nullable=False),
+    Column("drawn", Id, nullable=False),
+    Column("asked", Id, nullable=False),
+    Column("route", Text, nullable=False),
+    Column("request_id", Text, nullable=False),
+    Column("answered", Id, nullable=False),
+    Column("created_at", Id, nullable=False),
+    CheckConstraint("cost > 0 AND drawn >= 0 AND asked >= 0 AND drawn + asked <= cost", name="parts_fit"),
+    sqlite_strict=True,
+)
+"""Open holds of the unkey provider, written before Unkey is asked. `drawn` is what the key's pool gives (it is in
+`keys.held`), `asked` what Unkey was asked for and has not been heard to give: if the process dies, that is in doubt.
+`key` is 0 while the key has never been seen."""
+
+doubts = Table(
+    "doubts",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("key", Id, nullable=False),
+    Column("key_hash", LargeBinary, nullable=False),
+    Column("amount", Id, nullable=False),
+    Column("route", Text, nullable=False),
+    Column("request_id", Text, nullable=False),
+    Column("cause", Text, nullable=False),
+    Column("created_at", Id, nullable=False),
+    Column("resolution", Text),
+    Column("resolved_at", Id),
+    CheckConstraint("amount > 0", name="amount_positive"),
+    CheckConstraint("resolution IS NULL OR resolution IN ('applied', 'not-applied')", name="resolution_known"),
+    Index("doubts_open", "id", sqlite_where=text("resolution IS NULL")),
+    sqlite_strict=True,
+    sqlite_autoincrement=True,
+)
+"""Credits that Unkey may or may not have taken: it was asked, and no answer came. Their calls were never served."""
+
+grants = Table(
+    "grants",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("key", Id, nullable=False),
+    Column("entry", Id, nullable=False),
+    Column("amount", Id, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("owner", Id),
+    Column("attempts", Id, nullable=False),
+    Column("due_at", Id, nullable=False),
+    Column("sent_at", Id),
+    Column("remaining_before", Id),
+    Column("remaining_after", Id),
+    Column("pool_before", Id),
+    Column("last_entry_before", Id),
+    Column("cause", Text),
+    Column("created_at", Id, nullable=False),
+    Column("updated_at", Id, nullable=False),
+    CheckConstraint("amount <> 0", name="amount_not_zero"),
+    CheckConstraint("state IN ('pending', 'sending', 'in_doubt', 'applied', 'failed')", name="state_known"),
+    Index("grants_unsettled", "key", "id", sqlite_where=text("state IN ('pending', 'sending', 'in_doubt')")),
+    sqlite_strict=True,
+    sqlite_autoincrement=True,
+)
+"""Entries of the ledger on their way to Unkey. Unkey has no idempotency keys: one at a time for each key, never sent
+again while it is unknown whether it took effect."""
+
+retired_keys = Table(
+    "retired_keys",
+    metadata,
+    Column("unkey_id", Text, primary_key=True),
+    Column("key", Id, nullable=False),
+    Column("retired_at", Id, nullable=False),
+    sqlite_strict=True,
+)
+"""What Unkey called our keys before they were rotated. Its caches may go on answering for them; we don't."""
