@@ -8,29 +8,24 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
 from gateway.credits import instances, ledger
 from gateway.credits.batch import Transaction
+from gateway.credits.checks import check_credits, check_grant, check_user_id
 from gateway.credits.heart import Heart
 from gateway.credits.journal import Journal
-from gateway.credits.provider import CREDITS_MAX, ApiKey, Balance, Entry, Hold
+from gateway.credits.provider import ApiKey, Balance, Entry, Hold
 from gateway.credits.secrets import PREFIX, new_secret
 from gateway.database.engine import Database, connect_sqlite
 from gateway.database.tables import HOLDS_PER_INSTANCE
 from gateway.deadlines import Deadlines
-from gateway.errors import Invalid, InvalidKey
+from gateway.errors import InvalidKey
 
 logger = logging.getLogger("gateway.credits")
 
-GRANT_KINDS = frozenset({"signup", "purchase", "promo", "adjustment", "clawback", "reinstate"})
-TAKING_KINDS = frozenset({"adjustment", "clawback"})
-"""Kinds that may also take credits away."""
-USER_ID = re.compile(r"[!-~]{1,128}")
-"""It becomes a header's value on every call, and two spellings that look alike would be two users."""
 PREFIX_BYTES = PREFIX.encode()
 
 
@@ -111,12 +106,7 @@ class LocalProvider:
         return await self._database.read(lambda connection: ledger.find_balance(connection, key_id))
 
     async def grant(self, key_id: str, amount: int, kind: str, reason: str, reference: str) -> Entry:
-        if kind not in GRANT_KINDS:
-            raise Invalid("No such kind.", errors={"kind": f"one of {', '.join(sorted(GRANT_KINDS))}"})
-        least = -CREDITS_MAX if kind in TAKING_KINDS else 1
-        if amount == 0:
-            raise Invalid("Nothing would change.", errors={"amount": "must not be 0"})
-        _check_credits("amount", amount, least)
+        check_grant(amount, kind)
         return await self._database.transaction(
             lambda connection: ledger.grant(connection, key_id, amount, kind, reason, reference)
         )
@@ -125,9 +115,8 @@ class LocalProvider:
         self, user_id: str, *, credits: int | None, name: str | None = None, expires_at: int | None = None
     ) -> tuple[str, ApiKey]:
         if credits is not None:
-            _check_credits("credits", credits)
-        if USER_ID.fullmatch(user_id) is None:
-            raise Invalid("Not a user id.", errors={"user_id": "1 to 128 visible ASCII characters, without spaces"})
+            check_credits("credits", credits)
+        check_user_id(user_id)
         secret = new_secret()
         key = await self._database.transaction(
             lambda connection: ledger.insert_key(connection, secret, user_id, credits, name, expires_at)
@@ -160,8 +149,3 @@ class LocalProvider:
         return Transaction(
             connection, lambda: self.heart.instance * HOLDS_PER_INSTANCE + 1, checkout=self._settings.checkout
         )
-
-
-def _check_credits(field: str, credits: int, least: int = 0) -> None:
-    if type(credits) is not int or not least <= credits <= CREDITS_MAX:  # True is an int, but no number of credits
-        raise Invalid("Not a number of credits.", errors={field: f"a whole number from {least} to {CREDITS_MAX}"})

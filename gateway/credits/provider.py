@@ -111,9 +111,7 @@ class Entry:
 class CreditsProvider(Protocol):
     """Keys and credits. Every method raises CreditsUnavailable within its deadline when the store does not answer."""
 
-    async def hold(
-        self, api_key: bytes, cost: int, route: str, request_id: str, policy: Policy = NO_POLICY
-    ) -> Hold:
+    async def hold(self, api_key: bytes, cost: int, route: str, request_id: str, policy: Policy = NO_POLICY) -> Hold:
         """Check the key and take `cost`, durable on return.
 
         Raises, first come first: InvalidKey, KeyDisabled, KeyExpired, Forbidden (permission), RateLimited,

@@ -1,0 +1,32 @@
+"""What may be asked of any provider: amounts, kinds, user ids. Each raises Invalid, naming the field."""
+
+from __future__ import annotations
+
+import re
+
+from gateway.credits.provider import CREDITS_MAX
+from gateway.errors import Invalid
+
+GRANT_KINDS = frozenset({"signup", "purchase", "promo", "adjustment", "clawback", "reinstate"})
+TAKING_KINDS = frozenset({"adjustment", "clawback"})
+"""Kinds that may also take credits away."""
+USER_ID = re.compile(r"[!-~]{1,128}")
+"""It becomes a header's value on every call, and two spellings that look alike would be two users."""
+
+
+def check_credits(field: str, credits: int, least: int = 0) -> None:
+    if type(credits) is not int or not least <= credits <= CREDITS_MAX:  # True is an int, but no number of credits
+        raise Invalid("Not a number of credits.", errors={field: f"a whole number from {least} to {CREDITS_MAX}"})
+
+
+def check_grant(amount: int, kind: str) -> None:
+    if kind not in GRANT_KINDS:
+        raise Invalid("No such kind.", errors={"kind": f"one of {', '.join(sorted(GRANT_KINDS))}"})
+    if amount == 0:
+        raise Invalid("Nothing would change.", errors={"amount": "must not be 0"})
+    check_credits("amount", amount, -CREDITS_MAX if kind in TAKING_KINDS else 1)
+
+
+def check_user_id(user_id: str) -> None:
+    if USER_ID.fullmatch(user_id) is None:
+        raise Invalid("Not a user id.", errors={"user_id": "1 to 128 visible ASCII characters, without spaces"})
