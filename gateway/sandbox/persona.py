@@ -16,8 +16,6 @@ import argparse
 import asyncio
 import json
 import secrets
-import signal
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,6 +23,7 @@ import uvloop
 
 from gateway.sandbox.calls import Calls
 from gateway.sandbox.people import NAMES, SEED_MAX, make_persona, read_persona_id
+from gateway.sandbox.process import serve_until_stopped
 from gateway.sandbox.switches import HONEST, BadSwitch, Switches
 from gateway.sandbox.wire import Connection, Request, chunk, head, last_chunk, response
 
@@ -240,14 +239,8 @@ def _event(name: str, value: dict[str, Any]) -> bytes:
 
 async def run(host: str, port: int) -> None:
     """Serve until SIGTERM or SIGINT, having said where on standard output."""
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
     server = await start_persona_server(host, port)
-    sys.stdout.write(f"persona sandbox on http://{host}:{server.port}\n")
-    sys.stdout.flush()
-    await stop.wait()
-    await server.aclose()
+    await serve_until_stopped(server, f"persona sandbox on http://{host}:{server.port}")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
