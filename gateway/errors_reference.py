@@ -80,7 +80,7 @@ EXPLANATIONS = (
     ),
     Explanation(KeyDisabled(), "The key was switched off.", "Ask the owner of the gateway."),
     Explanation(KeyExpired(), "The key's expiry has passed.", "Use another key."),
-    Explanation(Forbidden(), "The key may not do what was asked.", "Use a key that may.", is_for_later=True),
+    Explanation(Forbidden(), "The key lacks the route's permission.", "Use a key that has it."),
     Explanation(
         NoRoute(),
         "No route of config.yaml has this path, nor has the gateway itself.",
@@ -118,9 +118,8 @@ EXPLANATIONS = (
     ),
     Explanation(
         RateLimited(limit=10, remaining=0, reset_seconds=1),
-        "Too many calls in a period.",
+        "The key has used up the route's rate limit.",
         "Wait for `Retry-After` seconds.",
-        is_for_later=True,
     ),
     Explanation(
         HeadTooLarge(),

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from io import TextIOWrapper
 
 from gateway import __version__
-from gateway.cli import config, keys
+from gateway.cli import config, keys, orders
 from gateway.cli import credits as credits_group
 from gateway.cli.dev import dev
 from gateway.cli.failure import FAILED, exit_code_of
@@ -26,6 +26,7 @@ app.command()(dev)
 config.add_commands(app)
 app.add_typer(keys.group, name="keys")
 app.add_typer(credits_group.group, name="credits")
+app.add_typer(orders.group, name="orders")
 
 
 @app.command()

@@ -1,28 +1,18 @@
-"""The sandbox's persona service as a process beside `gateway dev`."""
+"""The sandbox's persona service beside `gateway dev`."""
 
 from __future__ import annotations
 
-import ctypes
-import re
-import signal
-import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from gateway.cli.failure import CommandFailed
+from gateway.cli.stand_in import LOOPBACK, stand_in
 
 if TYPE_CHECKING:
     from gateway.config.tree import Config
 
-LOOPBACK = "127.0.0.1"
 _LOCAL_HOSTS = (LOOPBACK, "localhost")
-_STOP_SECONDS = 5
-_SET_PARENT_DEATH_SIGNAL = 1
-"""PR_SET_PDEATHSIG of prctl(2)."""
 
 
 @contextmanager
@@ -37,12 +27,8 @@ def persona_service(config: Config) -> Iterator[tuple[Config, str | None]]:
     if upstream is None or wanted is None:
         yield config, None
         return
-    process = _start(wanted if _is_free(wanted) else 0)
-    try:
-        address = _read_address(process)
+    with stand_in("gateway.sandbox.persona", port=wanted) as address:
         yield _moved(config, upstream, address), address
-    finally:
-        _stop(process)
 
 
 def _local_port(target: str) -> int | None:
@@ -50,53 +36,6 @@ def _local_port(target: str) -> int | None:
     if parts.scheme != "http" or parts.hostname not in _LOCAL_HOSTS:
         return None
     return parts.port or 80
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((LOOPBACK, port))
-        except OSError:
-            return False
-    return True
-
-
-def _start(port: int) -> subprocess.Popen[str]:
-    """In a session of its own: Ctrl-C is for the gateway, whose running calls still need the service."""
-    command = [sys.executable, "-m", "gateway.sandbox.persona", "--host", LOOPBACK, "--port", str(port)]
-    return subprocess.Popen(  # noqa: S603 - our own module
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        preexec_fn=_die_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509 - there are no threads yet
-    )
-
-
-def _die_with_parent() -> None:
-    """Also when the gateway is killed: nobody else would stop the service."""
-    ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGTERM)
-
-
-def _read_address(process: subprocess.Popen[str]) -> str:
-    assert process.stdout is not None
-    found = re.search(r"http://\S+", process.stdout.readline())
-    if found is None:
-        raise CommandFailed("the sandbox's persona service does not start")
-    return found[0]
-
-
-def _stop(process: subprocess.Popen[str]) -> None:
-    process.terminate()
-    try:
-        process.wait(_STOP_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-    if process.stdout is not None:
-        process.stdout.close()
 
 
 def _moved(config: Config, upstream: str, address: str) -> Config:

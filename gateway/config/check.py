@@ -73,13 +73,14 @@ def _check_database(config: Config) -> Iterator[Finding]:
 
 def _check_credits(config: Config) -> Iterator[Finding]:
     section = config.credits
-    if section.provider == "unkey":
-        yield Finding(("credits", "provider"), "unkey is not in this version yet: use local")
-        if section.unkey is None:
-            path: Path = ("credits", "unkey")
-            yield Finding(path, "is needed with provider: unkey", depends=(path, ("credits", "provider")))
+    if section.provider == "unkey" and section.unkey is None:
+        path: Path = ("credits", "unkey")
+        yield Finding(path, "is needed with provider: unkey", depends=(path, ("credits", "provider")))
     if section.unkey is not None:
-        yield from _url_finding(("credits", "unkey", "base_url"), section.unkey.base_url)
+        # Over plain http the root key could be read on its way.
+        wrong = check_base_url(section.unkey.base_url) or check_page_url(section.unkey.base_url)
+        if wrong is not None:
+            yield Finding(("credits", "unkey", "base_url"), wrong)
     if section.dead_after_seconds < _BEATS_MIN * section.heartbeat_seconds:
         beat, dead = ("credits", "heartbeat_seconds"), ("credits", "dead_after_seconds")
         least = _BEATS_MIN * section.heartbeat_seconds

@@ -84,9 +84,19 @@ class UnkeySection(Section):
     api_id: Text
     """The API's id at Unkey (api_…)."""
     root_key: Secret
-    """A root key that may verify, create and update keys of this API."""
+    """A root key that may verify keys of this API; without admin_root_key it administers them too."""
+    admin_root_key: Annotated[SecretStr | None, Field(min_length=1)] = None
+    """A root key that may create, read, update and delete keys. Then root_key needs only verify_key."""
+    canary_key: Annotated[SecretStr | None, Field(min_length=1)] = None
+    """An API key that is always there. Not found, it tells that the root key may not verify: then /readyz is red."""
     base_url: str = "https://api.unkey.com"
     """Unkey's address."""
+    verify_timeout_seconds: Annotated[float, Field(gt=0.2, le=30, allow_inf_nan=False)] = 2
+    """Longest wait for the verification of a call; then 503."""
+    write_timeout_seconds: Annotated[float, Field(gt=0.2, le=120, allow_inf_nan=False)] = 10
+    """Longest wait for Unkey when keys are made or credits are moved."""
+    connections_max: Annotated[int, Field(strict=True, ge=1, le=4096)] = 256
+    """Connections to Unkey per worker."""
 
 
 class CreditsSection(Section):

@@ -108,6 +108,26 @@ class Entry:
     created_at: int
 
 
+@dataclass(frozen=True, slots=True)
+class Movement:
+    """Credits between our books and a keeper elsewhere (Unkey): a grant on its way there, or what a call of unknown
+    outcome may have taken there.
+
+    `state`: pending, sending, in-doubt, applied, failed (a grant); in-doubt, applied, not-applied (a call's). `key_id`
+    None: the key has never been seen. `reference` is the entry's, or the call's request id. Times: Unix milliseconds.
+    """
+
+    id: str
+    kind: str
+    key_id: str | None
+    amount: int
+    state: str
+    reference: str
+    cause: str | None
+    created_at: int
+    updated_at: int | None
+
+
 class CreditsProvider(Protocol):
     """Keys and credits. Every method raises CreditsUnavailable within its deadline when the store does not answer."""
 
@@ -156,5 +176,13 @@ class CreditsProvider(Protocol):
 
     async def rotate(self, key_id: str) -> tuple[str, ApiKey] | None:
         """A new secret under the same key_id and balance; the old one stops at once."""
+
+    async def list_movements(self, *, unsettled: bool, limit: int = 100) -> Sequence[Movement]:
+        """Movements, newest first; with `unsettled` only those that are not done or that failed."""
+
+    async def find_movement(self, id: str) -> Movement | None: ...
+
+    async def resolve_movement(self, id: str, resolution: str) -> Movement | None:
+        """A person's word on one that is in doubt: `applied` or `not-applied`. Raises Conflict where it is not."""
 
     async def aclose(self) -> None: ...

@@ -11,7 +11,8 @@ import pytest
 
 from gateway.cli.main import run
 from gateway.cli.wiring import Wiring
-from gateway.credits.provider import ApiKey, Balance, Entry
+from gateway.credits.provider import ApiKey, Balance, Entry, Movement
+from gateway.errors import Conflict
 
 CONFIG = """\
 server: {port: 0}
@@ -33,6 +34,7 @@ class MemoryProvider:
         self.entries: list[tuple[str, Entry]] = []
         self.failure: Exception | None = None
         self.opened = 0
+        self.movements: dict[str, Movement] = {}
 
     @asynccontextmanager
     async def open(self, config):
@@ -77,6 +79,22 @@ class MemoryProvider:
 
     async def revoke(self, key_id):
         return self.keys.pop(key_id, None) is not None
+
+    async def list_movements(self, *, unsettled, limit=100):
+        found = [movement for movement in self.movements.values() if not unsettled or movement.state == "in-doubt"]
+        return found[:limit]
+
+    async def find_movement(self, id):
+        return self.movements.get(id)
+
+    async def resolve_movement(self, id, resolution):
+        movement = self.movements.get(id)
+        if movement is None:
+            return None
+        if movement.state != "in-doubt":
+            raise Conflict(f"It is not in doubt but {movement.state}.")
+        self.movements[id] = replace(movement, state=resolution)
+        return self.movements[id]
 
     async def rotate(self, key_id):
         return ("gw_rotated", self.keys[key_id]) if key_id in self.keys else None

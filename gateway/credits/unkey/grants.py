@@ -1,0 +1,273 @@
+"""Grants in SQL: entries of the ledger and how far each has got on its way to Unkey.
+
+    pending ──claim──▶ sending ──200──▶ applied
+       ▲                  │ └─surely not applied─▶ pending (later) or failed
+       │                  └─no answer, or the process died─▶ in_doubt
+       └──resolved: not applied── in_doubt ──resolved: applied──▶ applied
+
+The entry and its grant are written in one transaction, once per reference. One grant at a time is under way for a key,
+in the order of their ids: only so can it be told later whether one in doubt took effect. A grant that fails for good
+gets a second entry that takes the first back, so that the books go on saying what is true.
+
+Each function is one transaction's work on a SQLAlchemy connection.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Row, Select, and_, exists, func, insert, or_, select, update
+
+from gateway.credits.ledger import append_entry, find_grant, now_ms
+from gateway.credits.provider import CREDITS_MAX, Entry
+from gateway.credits.unkey import books
+from gateway.database.tables import doubts, entries, grants, instances, keys
+from gateway.errors import Conflict, Invalid
+
+UNSETTLED = ("pending", "sending", "in_doubt")
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """One entry's way to Unkey. `amount` is in credits, negative where they are taken; times are Unix milliseconds."""
+
+    id: int
+    key_id: str
+    unkey_id: str
+    amount: int
+    kind: str
+    reason: str
+    reference: str
+    state: str
+    attempts: int
+    due_at: int
+    sent_at: int | None
+    remaining_before: int | None
+    remaining_after: int | None
+    cause: str | None
+    created_at: int
+    updated_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What our books say of a grant in doubt. `debited`: what Unkey took for calls since it was sent. `uncertain`: what
+    it may have taken besides."""
+
+    grant: Grant
+    debited: int
+    uncertain: int
+
+
+def accept(
+    connection: Connection, key_id: str, amount: int, kind: str, reason: str, reference: str, remaining: int
+) -> tuple[Entry, int]:
+    """Write the entry and put its grant on the way, once per reference. `remaining` is what Unkey says the key has.
+
+    Returns the entry and the grant's id, 0 where the entry is older than its repeat. Raises Invalid, Conflict.
+    """
+    key = _key(connection, key_id)
+    done = find_grant(connection, key, amount, kind, reference)
+    if done is not None:
+        return done, 0
+    available = remaining + key.balance - key.held
+    if available + amount > CREDITS_MAX:
+        raise Invalid("Too many credits.", errors={"amount": f"a key may have {CREDITS_MAX} credits at most"})
+    if remaining + amount < 0:
+        raise Invalid("Not so many are there.", errors={"amount": f"only {remaining} credits can be taken at Unkey"})
+    entry = append_entry(
+        connection,
+        key,
+        amount=amount,
+        kind=kind,
+        reason=reason,
+        reference=reference,
+        balance_after=available + amount,
+    )
+    now = now_ms()
+    row = {"key": key.id, "entry": entry.id, "amount": amount, "state": "pending", "attempts": 0}
+    result = connection.execute(insert(grants).values(**row, due_at=now, created_at=now, updated_at=now))
+    assert result.inserted_primary_key is not None
+    return entry, int(result.inserted_primary_key[0])
+
+
+def find_done(connection: Connection, key_id: str, amount: int, kind: str, reference: str) -> Entry | None:
+    """The entry of a reference that was accepted before. Raises Invalid, Conflict."""
+    return find_grant(connection, _key(connection, key_id), amount, kind, reference)
+
+
+def read_due(connection: Connection, limit: int = 16) -> list[Grant]:
+    """Pending grants whose time has come, and of each key only the oldest unsettled one."""
+    query = _select().where(grants.c.state == "pending", grants.c.due_at <= now_ms(), ~_has_older())
+    return [_grant(row) for row in connection.execute(query.order_by(grants.c.id).limit(limit))]
+
+
+def claim(connection: Connection, grant_id: int, owner: int, remaining: int) -> bool:
+    """Begin to send, with what Unkey had before. False if somebody else was quicker."""
+    pending = grants.c.id == grant_id, grants.c.state == "pending", ~_has_older()
+    row = connection.execute(
+        select(keys.c.balance, keys.c.last_entry).join(grants, grants.c.key == keys.c.id).where(*pending)
+    ).first()
+    if row is None:
+        return False
+    now = now_ms()
+    values = {"state": "sending", "owner": owner, "sent_at": now, "updated_at": now, "cause": None}
+    before = {"remaining_before": remaining, "pool_before": row.balance, "last_entry_before": row.last_entry}
+    connection.execute(
+        update(grants).where(grants.c.id == grant_id).values(**values, **before, attempts=grants.c.attempts + 1)
+    )
+    return True
+
+
+def apply(connection: Connection, grant_id: int, remaining: int | None) -> None:
+    """It took effect; Unkey says that so many credits remain."""
+    _set(connection, grant_id, state="applied", remaining_after=remaining, cause=None)
+
+
+def postpone(connection: Connection, grant_id: int, due_at: int, cause: str) -> None:
+    """It surely did not take effect: again at `due_at`."""
+    _set(connection, grant_id, state="pending", due_at=due_at, cause=cause)
+
+
+def doubt(connection: Connection, grant_id: int, due_at: int, cause: str) -> None:
+    """Nobody knows whether it took effect: look at `due_at`."""
+    _set(connection, grant_id, state="in_doubt", due_at=due_at, cause=cause)
+
+
+def fail(connection: Connection, grant_id: int, cause: str) -> None:
+    """It can't be done, ever. A second entry takes the first back."""
+    row = connection.execute(_select().where(grants.c.id == grant_id, grants.c.state.in_(UNSETTLED))).first()
+    if row is None:
+        return
+    _set(connection, grant_id, state="failed", cause=cause)
+    append_entry(
+        connection,
+        connection.execute(select(keys).where(keys.c.id == row.key)).one(),
+        amount=-row.amount,
+        kind="adjustment",
+        reason=f"could not be applied: {cause}",
+        reference=f"failed:{row.reference}",
+        balance_after=None,
+    )
+
+
+def count_orphans(connection: Connection) -> int:
+    """How many grants a dead process was sending."""
+    return int(connection.execute(select(func.count()).select_from(grants).where(_orphaned())).scalar_one())
+
+
+def doubt_orphans(connection: Connection, due_in_ms: int) -> None:
+    """Of what a dead process was sending, nobody knows whether it took effect."""
+    values = {"state": "in_doubt", "due_at": grants.c.sent_at + due_in_ms, "updated_at": now_ms()}
+    connection.execute(update(grants).where(_orphaned()).values(**values, cause="gateway died"))
+
+
+def read_doubtful(connection: Connection, limit: int = 16) -> list[Evidence]:
+    """Grants in doubt that are due for a look, with the evidence."""
+    query = _select().where(grants.c.state == "in_doubt", grants.c.due_at <= now_ms()).order_by(grants.c.id)
+    return [_evidence(connection, row) for row in connection.execute(query.limit(limit)).all()]
+
+
+def resolve(connection: Connection, grant_id: int, resolution: str) -> Grant | None:
+    """A person's word on a grant in doubt: `applied`, or `not-applied` (it is sent again). None if there is no such
+    grant. Raises Conflict where it is not in doubt."""
+    row = connection.execute(_select().where(grants.c.id == grant_id)).first()
+    if row is None:
+        return None
+    if row.state != "in_doubt":
+        raise Conflict(f"It is not in doubt but {row.state}.")
+    if resolution == "applied":
+        apply(connection, grant_id, None)
+    else:
+        postpone(connection, grant_id, now_ms(), "resolved as not applied")
+    return find(connection, grant_id)
+
+
+def find(connection: Connection, grant_id: int) -> Grant | None:
+    row = connection.execute(_select().where(grants.c.id == grant_id)).first()
+    return None if row is None else _grant(row)
+
+
+def list_grants(connection: Connection, *, unsettled: bool, before: int | None = None, limit: int = 100) -> list[Grant]:
+    """Grants, newest first, older than the id `before`."""
+    query = _select().order_by(grants.c.id.desc()).limit(limit)
+    if unsettled:
+        query = query.where(or_(grants.c.state.in_(UNSETTLED), grants.c.state == "failed"))
+    if before is not None:
+        query = query.where(grants.c.id < before)
+    return [_grant(row) for row in connection.execute(query)]
+
+
+def _evidence(connection: Connection, row: Row[Any]) -> Evidence:
+    """Debits at Unkey since the grant was sent = growth of the pool + what was spent, for all that is spent went through
+    the pool."""
+    key = connection.execute(select(keys).where(keys.c.id == row.key)).one()
+    spent = connection.execute(
+        select(func.coalesce(-func.sum(entries.c.amount), 0)).where(
+            entries.c.key == row.key, entries.c.kind == "spend", entries.c.id > (row.last_entry_before or 0)
+        )
+    ).scalar_one()
+    doubtful = connection.execute(
+        select(func.coalesce(func.sum(doubts.c.amount), 0)).where(
+            doubts.c.key == row.key, doubts.c.created_at >= row.sent_at, doubts.c.resolution.is_(None)
+        )
+    ).scalar_one()
+    debited = key.balance - row.pool_before + spent
+    return Evidence(_grant(row), debited, books.read_asked(connection, row.key) + doubtful)
+
+
+def _orphaned() -> Any:
+    return and_(grants.c.state == "sending", grants.c.owner.not_in(select(instances.c.id)))
+
+
+def _has_older() -> Any:
+    older = grants.alias("older")
+    return exists().where(older.c.key == grants.c.key, older.c.id < grants.c.id, older.c.state.in_(UNSETTLED))
+
+
+def _set(connection: Connection, grant_id: int, **values: Any) -> None:
+    connection.execute(update(grants).where(grants.c.id == grant_id).values(**values, updated_at=now_ms()))
+
+
+def _key(connection: Connection, key_id: str) -> Row[Any]:
+    key = books.find_row(connection, key_id)
+    if key is None:
+        raise Invalid("There is no such key.", errors={"key_id": "unknown"})
+    return key
+
+
+def _select() -> Select[Any]:
+    return (
+        select(
+            grants,
+            keys.c.key_id,
+            keys.c.unkey_id,
+            entries.c.kind,
+            entries.c.reason,
+            entries.c.reference,
+        )
+        .join(keys, keys.c.id == grants.c.key)
+        .join(entries, entries.c.id == grants.c.entry)
+    )
+
+
+def _grant(row: Row[Any]) -> Grant:
+    return Grant(
+        id=row.id,
+        key_id=row.key_id,
+        unkey_id=row.unkey_id,
+        amount=row.amount,
+        kind=row.kind,
+        reason=row.reason,
+        reference=row.reference,
+        state=row.state,
+        attempts=row.attempts,
+        due_at=row.due_at,
+        sent_at=row.sent_at,
+        remaining_before=row.remaining_before,
+        remaining_after=row.remaining_after,
+        cause=row.cause,
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+    )

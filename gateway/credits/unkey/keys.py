@@ -1,0 +1,221 @@
+"""Keys and their credits with Unkey as the provider: everything but spending.
+
+Unkey says what a key has and whether it is enabled; our books add its allotment, its holds and its history, and refuse
+at once what was revoked or rotated here, however long Unkey's caches go on answering for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from gateway.credits.unkey.client import RemoteKey, UnkeyClient
+from sqlalchemy import Row
+
+from gateway.credits import ledger
+from gateway.credits.checks import check_credits, check_grant, check_user_id
+from gateway.credits.provider import ApiKey, Balance, Entry
+from gateway.credits.secrets import hash_secret
+from gateway.credits.unkey import books, grants
+from gateway.credits.unkey.outbox import Outbox
+from gateway.database.engine import Database
+from gateway.errors import CreditsUnavailable, Invalid
+
+logger = logging.getLogger("gateway.credits")
+
+GRANT_SECONDS = 10.0
+"""How long a grant waits to be at Unkey before it is left to the outbox."""
+QUIET_SECONDS = 3.0
+"""How long a rotation waits for calls that are asking Unkey with the old secret."""
+QUIET_LOOKS = 60
+
+
+class UnkeyKeys:
+    """The cold half of the unkey provider. `on_new` hears the hash of every secret that is made."""
+
+    def __init__(
+        self, database: Database, client: UnkeyClient, outbox: Outbox, on_new: Callable[[bytes], None]
+    ) -> None:
+        self._database = database
+        self._client = client
+        self._outbox = outbox
+        self._on_new = on_new
+
+    async def balance(self, key_id: str) -> Balance | None:
+        """What the key can spend: Unkey's stored count, which lags behind its live one, and our allotment."""
+        key = await self.get(key_id)
+        return None if key is None else Balance(key.key_id, key.user_id, key.available, key.held)
+
+    async def grant(self, key_id: str, amount: int, kind: str, reason: str, reference: str) -> Entry:
+        """See CreditsProvider.grant. Returns when Unkey has it, or after a while with the grant still on its way."""
+        check_grant(amount, kind)
+        done = await self._database.read(lambda db: grants.find_done(db, key_id, amount, kind, reference))
+        if done is not None:
+            return done
+        remote = await self._remote(key_id)
+        if remote is None:
+            raise Invalid("There is no such key.", errors={"key_id": "unknown"})
+        if remote.credits is None:
+            raise Invalid("The key is unlimited.", errors={"key_id": "an unlimited key has no credits to add to"})
+        remaining = remote.credits
+        entry, grant_id = await self._database.transaction(
+            lambda db: grants.accept(db, key_id, amount, kind, reason, reference, remaining)
+        )
+        if grant_id:
+            await self._outbox.settled(grant_id, GRANT_SECONDS)
+        return entry
+
+    async def create(
+        self,
+        user_id: str,
+        *,
+        credits: int | None,
+        name: str | None = None,
+        expires_at: int | None = None,
+        permissions: Sequence[str] = (),
+    ) -> tuple[str, ApiKey]:
+        """See CreditsProvider.create. If the answer is lost, what Unkey made is a key whose secret nobody has."""
+        if credits is not None:
+            check_credits("credits", credits)
+        check_user_id(user_id)
+        unkey_id, secret = await self._client.create_key(
+            user_id, credits=credits, name=name, expires_at=expires_at, permissions=permissions
+        )
+        await self._database.transaction(
+            lambda db: books.insert_key(db, secret, unkey_id, user_id, credits, name, expires_at)
+        )
+        self._on_new(hash_secret(secret.encode("utf-8")))
+        key = await self.get(unkey_id)
+        if key is None:
+            raise CreditsUnavailable(cause=f"Unkey made the key {unkey_id} and does not find it")
+        return secret, key
+
+    async def get(self, key_id: str) -> ApiKey | None:
+        row = await self._database.read(lambda db: books.find_row(db, key_id))
+        remote = await self._client.get_key(row.unkey_id if row is not None else key_id)
+        if row is None:
+            return None if remote is None else _foreign(remote)
+        asked = await self._database.read(lambda db: books.read_asked(db, row.id))
+        return _join(row, remote, asked)
+
+    async def list(self, user_id: str | None = None, *, after: str = "", limit: int = 100) -> Sequence[ApiKey]:
+        """Keys of this API at Unkey, in the order of their ids there, from behind the key `after`."""
+        found: list[ApiKey] = []
+        cursor = await self._cursor(after)
+        last = cursor
+        while True:
+            page, cursor = await self._client.list_keys(user_id=user_id, cursor=cursor, limit=100)
+            fresh = [key for key in page if key.key_id != last]
+            found += await self._join_all(fresh)
+            if cursor is None or len(found) >= limit:
+                return found[:limit]
+            last = None
+
+    async def history(self, key_id: str, *, before: int | None = None, limit: int = 50) -> Sequence[Entry]:
+        return await self._database.read(lambda db: ledger.history(db, key_id, before, limit))
+
+    async def revoke(self, key_id: str) -> bool:
+        """Refused here at once; at Unkey too, before this returns."""
+        row = await self._database.read(lambda db: books.find_row(db, key_id))
+        if row is not None:
+            await self._database.transaction(lambda db: books.revoke(db, row.id))
+        found = await self._client.delete_key(row.unkey_id if row is not None else key_id)
+        return found or row is not None
+
+    async def enable(self, key_id: str, enabled: bool) -> bool:
+        """Switch a key on or off without giving it up."""
+        row = await self._database.read(lambda db: books.find_row(db, key_id))
+        if row is not None and not enabled:
+            await self._database.transaction(lambda db: books.enable(db, row.id, False))
+        found = await self._client.update_key(row.unkey_id if row is not None else key_id, enabled=enabled)
+        if row is not None and enabled:
+            await self._database.transaction(lambda db: books.enable(db, row.id, True))
+        return found or row is not None
+
+    async def rotate(self, key_id: str) -> tuple[str, ApiKey] | None:
+        """See CreditsProvider.rotate. The old secret stops here at once, before Unkey is asked for a new one.
+
+        Unkey's reroll leaves the credits on the old key too (facts: rerollKey); it is deleted, and its name retired, so
+        that nothing is spent twice. If Unkey's answer is lost, the old secret is dead and this can be called again.
+        """
+        row = await self._database.read(lambda db: books.find_row(db, key_id))
+        if row is None or row.revoked_at is not None:
+            return None
+        await self._database.transaction(lambda db: books.retire(db, row.id, row.unkey_id))
+        await self._quiet(row.id)
+        rerolled = await self._client.reroll_key(row.unkey_id)
+        if rerolled is None:
+            return None
+        unkey_id, secret = rerolled
+        await self._database.transaction(lambda db: books.replace(db, row.id, unkey_id, secret))
+        self._on_new(hash_secret(secret.encode("utf-8")))
+        try:
+            await self._client.delete_key(row.unkey_id)
+        except CreditsUnavailable as error:
+            logger.warning("the old key %s stays at Unkey, expired and retired: %s", row.unkey_id, error.cause)
+        key = await self.get(key_id)
+        return None if key is None else (secret, key)
+
+    async def _quiet(self, number: int) -> None:
+        """Wait until what the old secret took is in the pool: the new key is made with what Unkey has left."""
+        for _ in range(QUIET_LOOKS):
+            if not await self._database.read(lambda db: books.read_asked(db, number)):
+                return
+            await asyncio.sleep(QUIET_SECONDS / QUIET_LOOKS)
+        logger.warning("rotating a key while calls of its old secret are asking Unkey")
+
+    async def _remote(self, key_id: str) -> RemoteKey | None:
+        row = await self._database.read(lambda db: books.find_row(db, key_id))
+        return None if row is None else await self._client.get_key(row.unkey_id)
+
+    async def _cursor(self, after: str) -> str | None:
+        """Unkey's cursor is the id of the first key of the next page (its source, v2_apis_list_keys)."""
+        if not after:
+            return None
+        row = await self._database.read(lambda db: books.find_row(db, after))
+        return after if row is None else str(row.unkey_id)
+
+    async def _join_all(self, remotes: Sequence[RemoteKey]) -> Sequence[ApiKey]:
+        rows = await self._database.read(lambda db: books.find_rows(db, [remote.key_id for remote in remotes]))
+        return [
+            _join(rows[remote.key_id], remote, 0) if remote.key_id in rows else _foreign(remote) for remote in remotes
+        ]
+
+
+def _join(row: Row[Any], remote: RemoteKey | None, asked: int) -> ApiKey:
+    """A key as our books and Unkey have it together. `remote` None: it is gone there."""
+    available: int | None = 0
+    if remote is not None:
+        available = None if remote.credits is None else remote.credits + row.balance - row.held
+    return ApiKey(
+        key_id=row.key_id,
+        user_id=row.user_id,
+        name=remote.name if remote is not None else row.name,
+        start=row.start or (remote.start if remote is not None else ""),
+        available=available,
+        held=row.held + asked,
+        enabled=bool(row.enabled) and remote is not None and remote.enabled,
+        created_at=row.created_at,
+        expires_at=remote.expires_at if remote is not None else row.expires_at,
+        revoked_at=row.revoked_at,
+        permissions=tuple(remote.permissions) if remote is not None else (),
+    )
+
+
+def _foreign(remote: RemoteKey) -> ApiKey:
+    """A key that was made at Unkey and has not been used here yet."""
+    return ApiKey(
+        key_id=remote.key_id,
+        user_id=remote.user_id or remote.key_id,
+        name=remote.name,
+        start=remote.start,
+        available=remote.credits,
+        held=0,
+        enabled=remote.enabled,
+        created_at=remote.created_at,
+        expires_at=remote.expires_at,
+        revoked_at=None,
+        permissions=tuple(remote.permissions),
+    )

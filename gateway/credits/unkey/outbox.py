@@ -1,0 +1,177 @@
+"""Brings grants to Unkey: `keys.updateCredits`, once each.
+
+Unkey has no idempotency keys. So before a grant is sent, what the key had is written down; after a lost answer nothing
+is sent again until the books tell whether it took effect: Unkey's count has moved by the calls alone, or by the calls and
+the grant. What they can't tell, a person must (`gateway orders resolve`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from gateway.credits.unkey.client import UnkeyClient
+from gateway.credits.unkey.errors import UnkeyRefused, UnkeyUnavailable
+
+from gateway.credits.ledger import now_ms
+from gateway.credits.unkey import grants
+from gateway.credits.unkey.grants import Evidence, Grant
+from gateway.database.engine import Database
+from gateway.errors import GatewayError
+
+logger = logging.getLogger("gateway.credits")
+
+LOOK_SECONDS = 1.0
+"""Between two looks for grants that nobody announced: another process's, or postponed ones."""
+RETRY_SECONDS_MAX = 300.0
+RESOLVE_SECONDS = 60.0
+"""How long after sending the books are asked about a grant in doubt: Unkey's stored count lags behind its live one."""
+LOOKS_MAX = 5
+"""Looks at a grant in doubt before a person is asked."""
+FAR_AWAY_MS = 10**15
+
+
+class Outbox:
+    """A background task. `owner` gives the number under which this process is alive."""
+
+    def __init__(
+        self,
+        database: Database,
+        client: UnkeyClient,
+        owner: Callable[[], int],
+        *,
+        resolve_seconds: float = RESOLVE_SECONDS,
+    ) -> None:
+        self._database = database
+        self._client = client
+        self._owner = owner
+        self._resolve_ms = int(resolve_seconds * 1000)
+        self._kicked = asyncio.Event()
+        self._waiting: dict[int, asyncio.Future[None]] = {}
+        self._looks: dict[int, int] = {}
+        self._task: asyncio.Task[None] | None = None
+
+    def open(self) -> None:
+        self._task = asyncio.create_task(self._run(), name="outbox")
+
+    async def aclose(self) -> None:
+        """Stop. A grant that is being sent becomes one in doubt, for a survivor or the next start."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+    async def settled(self, grant_id: int, timeout_seconds: float) -> None:
+        """Have the grant sent now, and wait until it is applied or failed, but not for ever."""
+        future = self._waiting[grant_id] = asyncio.get_running_loop().create_future()
+        self._kicked.set()
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                await future
+        except TimeoutError:
+            logger.warning("grant %d is accepted, but not at Unkey yet", grant_id)
+        finally:
+            self._waiting.pop(grant_id, None)
+
+    async def _run(self) -> None:
+        while True:
+            self._kicked.clear()
+            try:
+                await self._bring()
+            except GatewayError as error:
+                logger.warning("grants wait: %s", error.cause or error)
+            except Exception:
+                logger.exception("the outbox failed; going on")
+            try:
+                async with asyncio.timeout(LOOK_SECONDS):
+                    await self._kicked.wait()
+            except TimeoutError:
+                pass
+
+    async def _bring(self) -> None:
+        """Everything that is due, one after the other: grants are rare, and a key's must not overtake each other."""
+        orphans = await self._database.read(grants.count_orphans)
+        if orphans:
+            await self._database.transaction(lambda connection: grants.doubt_orphans(connection, self._resolve_ms))
+            logger.warning("%d grants of dead processes are in doubt", orphans)
+        for evidence in await self._database.read(grants.read_doubtful):
+            await self._look(evidence)
+        while due := await self._database.read(grants.read_due):
+            for grant in due:
+                await self._send(grant)
+
+    async def _send(self, grant: Grant) -> None:
+        """One grant, once. Cancelled while it is under way, it is left `sending`, and so in doubt."""
+        try:
+            key = await self._client.get_key(grant.unkey_id)
+            if key is None or key.credits is None:
+                cause = "the key is gone at Unkey" if key is None else "the key is unlimited at Unkey"
+                await self._fail(grant, cause)
+                return
+            remaining = key.credits
+            owner = self._owner()
+            if not await self._database.transaction(lambda db: grants.claim(db, grant.id, owner, remaining)):
+                return
+            operation = "increment" if grant.amount > 0 else "decrement"
+            after, _ = await self._client.update_credits(grant.unkey_id, operation, abs(grant.amount))
+        except UnkeyRefused as error:
+            await self._fail(grant, error.cause)
+        except UnkeyUnavailable as error:
+            await self._missed(grant, error)
+        else:
+            await self._database.transaction(lambda db: grants.apply(db, grant.id, after))
+            self._tell(grant)
+
+    async def _missed(self, grant: Grant, error: UnkeyUnavailable) -> None:
+        now, cause = now_ms(), error.cause
+        if error.possibly_executed:
+            logger.error("grant %d (%s) is in doubt: %s", grant.id, grant.reference, cause)
+            due_at = now + self._resolve_ms
+            await self._database.transaction(lambda db: grants.doubt(db, grant.id, due_at, cause))
+        else:
+            delay = min(RETRY_SECONDS_MAX, 2.0 ** min(grant.attempts, 10))
+            due_at = now + int(delay * 1000)
+            await self._database.transaction(lambda db: grants.postpone(db, grant.id, due_at, cause))
+
+    async def _fail(self, grant: Grant, cause: str) -> None:
+        logger.error("grant %d (%s) failed for good: %s", grant.id, grant.reference, cause)
+        await self._database.transaction(lambda db: grants.fail(db, grant.id, cause))
+        self._tell(grant)
+
+    async def _look(self, evidence: Evidence) -> None:
+        """Ask the books whether a grant in doubt took effect."""
+        grant = evidence.grant
+        assert grant.remaining_before is not None
+        try:
+            key = await self._client.get_key(grant.unkey_id)
+        except GatewayError:
+            return  # Unkey does not answer: nothing can be told now
+        if key is None or key.credits is None:
+            await self._fail(grant, "the key is gone or unlimited at Unkey")
+            return
+        moved = key.credits - grant.remaining_before + evidence.debited
+        tolerance = abs(grant.amount) // 4
+        if evidence.uncertain <= tolerance and abs(moved - grant.amount) <= tolerance:
+            remaining = key.credits
+            await self._database.transaction(lambda db: grants.apply(db, grant.id, remaining))
+            logger.warning("grant %d had taken effect", grant.id)
+            self._tell(grant)
+        elif evidence.uncertain <= tolerance and abs(moved) <= tolerance:
+            await self._database.transaction(lambda db: grants.postpone(db, grant.id, now_ms(), "had not taken effect"))
+            logger.warning("grant %d had not taken effect; it is sent again", grant.id)
+        else:
+            await self._look_later(grant, moved)
+
+    async def _look_later(self, grant: Grant, moved: int) -> None:
+        looks = self._looks[grant.id] = self._looks.get(grant.id, 0) + 1
+        cause = f"Unkey's count moved by {moved} where {grant.amount} or 0 would tell"
+        due_at = now_ms() + self._resolve_ms
+        if looks >= LOOKS_MAX:
+            due_at = FAR_AWAY_MS
+            logger.error("grant %d needs a person (gateway orders resolve): %s", grant.id, cause)
+        await self._database.transaction(lambda db: grants.doubt(db, grant.id, due_at, cause))
+
+    def _tell(self, grant: Grant) -> None:
+        future = self._waiting.get(grant.id)
+        if future is not None and not future.done():
+            future.set_result(None)
