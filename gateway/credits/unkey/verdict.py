@@ -1,0 +1,116 @@
+"""What Unkey says of a key: the answer to keys.verifyKey, read strictly.
+
+Every verdict is HTTP 200; `code` decides. An answer that contradicts itself is no verdict at all.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from gateway.credits.unkey.strict_json import (
+    Nonsense,
+    parse_object,
+    read_count,
+    read_flag,
+    read_id,
+    read_object,
+    read_text,
+)
+from gateway.credits.unkey.user_ids import decode_user_id
+
+VALID = "VALID"
+CODE_MAX_CHARACTERS = 64
+EXTERNAL_ID_MAX_CHARACTERS = 1024
+"""More than Unkey allows now: keys made by its old API may have other ids."""
+EPOCH_MS_MIN = 10**12
+"""Unkey's schema calls `reset` a duration, of 30 days at most; its server sends the time itself."""
+
+RateLimitState = tuple[int, int, int]
+"""Limit, remaining, and when it resets in Unix milliseconds."""
+
+
+class Verdict:
+    """`code` is Unkey's, also one that we don't know; only VALID is valid. `key_id` is "" where Unkey names no key.
+
+    `credits` are what the key has left, after the deduction if it is valid; None: the key is unlimited (or Unkey does
+    not tell, of a key that is not valid). `user_id` is ours, "" for none. `rate_limit` is the limit that was exceeded,
+    else the first that was looked at.
+    """
+
+    __slots__ = ("code", "credits", "enabled", "is_valid", "key_id", "rate_limit", "user_id")
+
+    def __init__(
+        self,
+        code: str,
+        key_id: str = "",
+        credits: int | None = None,
+        user_id: str = "",
+        *,
+        enabled: bool = True,
+        rate_limit: RateLimitState | None = None,
+    ) -> None:
+        self.code = code
+        self.is_valid = code == VALID
+        self.key_id = key_id
+        self.credits = credits
+        self.user_id = user_id
+        self.enabled = enabled
+        self.rate_limit = rate_limit
+
+    def __repr__(self) -> str:
+        return f"Verdict({self.code!r}, {self.key_id!r}, credits={self.credits})"
+
+
+def read_verdict(body: bytes) -> Verdict:
+    """The verdict in the body of a 200. Raises Nonsense."""
+    members = parse_object(body).get("data")
+    if type(members) is not dict:
+        raise Nonsense("data is not an object")
+    code = read_id(members, "code", CODE_MAX_CHARACTERS)
+    is_valid = code == VALID
+    if read_flag(members, "valid") is not is_valid:
+        raise Nonsense("valid and code contradict each other")
+    key_id = read_id(members, "keyId") if is_valid else read_text(members, "keyId")
+    enabled = members.get("enabled")
+    if enabled is not None:
+        enabled = read_flag(members, "enabled")
+    if is_valid and enabled is False:
+        raise Nonsense("the key is valid and disabled")
+    return Verdict(
+        code,
+        key_id,
+        read_count(members, "credits"),
+        read_user_id(members),
+        enabled=enabled is not False,
+        rate_limit=_read_rate_limit(members.get("ratelimits")),
+    )
+
+
+def read_user_id(members: dict[str, Any]) -> str:
+    """Our user id from the identity of a key; "" where it has none. Raises Nonsense."""
+    external_id = read_object(members, "identity").get("externalId")
+    if external_id is None:
+        return ""
+    if type(external_id) is not str or len(external_id) > EXTERNAL_ID_MAX_CHARACTERS:
+        raise Nonsense("externalId is not a text")
+    return decode_user_id(external_id)
+
+
+def _read_rate_limit(limits: Any) -> RateLimitState | None:
+    if limits is None:
+        return None
+    if type(limits) is not list:
+        raise Nonsense("ratelimits is not a list")
+    chosen: dict[str, Any] | None = None
+    for limit in limits:
+        if type(limit) is not dict:
+            raise Nonsense("a rate limit is not an object")
+        if chosen is None or (limit.get("exceeded") is True and chosen.get("exceeded") is not True):
+            chosen = limit
+    if chosen is None:
+        return None
+    reset_ms = read_count(chosen, "reset") or 0
+    if reset_ms < EPOCH_MS_MIN:
+        reset_ms += time.time_ns() // 1_000_000
+    return read_count(chosen, "limit") or 0, read_count(chosen, "remaining") or 0, reset_ms
