@@ -19,12 +19,14 @@ from pathlib import Path
 from pydantic import SecretStr
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from gateway.config.tree import Config, Section
+from gateway.config.tree import Config, CreditsSection, Section, UnkeySection
 from gateway.credits.local import LocalProvider, Settings
 from gateway.credits.provider import CreditsProvider
 from gateway.credits.secrets import PREFIX
+from gateway.credits.unkey.client import UnkeyClient
+from gateway.credits.unkey.provider import UnkeyProvider, UnkeySettings
 from gateway.database.checkpoint import Checkpointer
-from gateway.database.engine import open_database
+from gateway.database.engine import Database, open_database
 from gateway.deadlines import Deadlines
 from gateway.errors import GatewayError
 from gateway.observe.access_log import AccessLog
@@ -42,6 +44,7 @@ from gateway.proxy.headers import HeadReader
 from gateway.proxy.routes import Route, RouteTable
 from gateway.server.listener import Listener
 from gateway.upstreams.open import open_transports
+from gateway.upstreams.rpc import RpcClient
 from gateway.upstreams.transport import Transport
 
 logger = logging.getLogger("gateway")
@@ -62,7 +65,7 @@ async def open_provider(config: Config) -> AsyncIterator[CreditsProvider]:
     deadlines = Deadlines(asyncio.get_running_loop())
     async with AsyncExitStack() as stack:
         stack.callback(deadlines.close)
-        yield await _open_local_provider(config, deadlines, stack)
+        yield await _open_provider(config, deadlines, stack)
 
 
 class Gateway:
@@ -71,7 +74,7 @@ class Gateway:
     def __init__(self, config: Config, metrics: Metrics) -> None:
         self._config = config
         self._metrics = metrics
-        self._readiness = Readiness(["database"])
+        self._readiness = Readiness(["database"] if config.credits.provider == "local" else ["database", "unkey"])
         self._control: dict[bytes, ASGIApp] = {b"/healthz": healthz, b"/readyz": self._readiness.readyz}
         self._endpoint: ASGIApp = _not_started
         self._stack = AsyncExitStack()
@@ -117,7 +120,7 @@ class Gateway:
         deadlines.watch(self._metrics)
         stack.callback(self._metrics.close)
         access_log = self._open_access_log(deadlines)
-        provider = await _open_local_provider(config, deadlines, stack, self._metrics, self._readiness)
+        provider = await _open_provider(config, deadlines, stack, self._metrics, self._readiness)
         transports = open_transports(config.upstreams, deadlines, loop)
         for transport in transports.values():
             stack.push_async_callback(transport.aclose)
@@ -146,37 +149,91 @@ class Gateway:
         return access_log
 
 
-async def _open_local_provider(
+async def _open_provider(
     config: Config,
     deadlines: Deadlines,
     stack: AsyncExitStack,
     metrics: Metrics | None = None,
     readiness: Readiness | None = None,
-) -> LocalProvider:
+) -> LocalProvider | UnkeyProvider:
     database = await asyncio.to_thread(open_database, config.database.url.get_secret_value())
     stack.push_async_callback(database.aclose)
     checkpointer = Checkpointer(database.path)
     checkpointer.open()
     stack.push_async_callback(asyncio.to_thread, checkpointer.close)
-    provider = LocalProvider(
-        database,
-        deadlines,
-        Settings(
-            hold_timeout_seconds=config.credits.hold_timeout_seconds,
-            heartbeat_seconds=config.credits.heartbeat_seconds,
-            dead_after_seconds=config.credits.dead_after_seconds,
-        ),
-        on_commit=_count_commits(metrics) if metrics is not None else None,
-        on_health=(lambda ok, reason: readiness.set("database", ok, reason)) if readiness is not None else None,
-    )
-    await provider.open()
+    make = _make_local_provider if config.credits.provider == "local" else _make_unkey_provider
+    provider = make(config.credits, database, deadlines, _Watchers(metrics, readiness))
     stack.push_async_callback(provider.aclose)
+    await provider.open()
     if metrics is not None:
         journal = provider.journal
         metrics.collect_gauges(
             lambda: [("holds_open", (), journal.holds_open), ("journal_pending", (), journal.pending)]
         )
     return provider
+
+
+class _Watchers:
+    """Who hears of a provider's commits and health: metrics and readiness, where there are any."""
+
+    def __init__(self, metrics: Metrics | None, readiness: Readiness | None) -> None:
+        self.on_commit = _count_commits(metrics) if metrics is not None else None
+        self._readiness = readiness
+
+    def health_of(self, check: str) -> Callable[[bool, str], None] | None:
+        readiness = self._readiness
+        return None if readiness is None else lambda ok, reason: readiness.set(check, ok, reason)
+
+
+def _make_local_provider(
+    section: CreditsSection, database: Database, deadlines: Deadlines, watchers: _Watchers
+) -> LocalProvider:
+    settings = Settings(
+        hold_timeout_seconds=section.hold_timeout_seconds,
+        heartbeat_seconds=section.heartbeat_seconds,
+        dead_after_seconds=section.dead_after_seconds,
+    )
+    return LocalProvider(
+        database, deadlines, settings, on_commit=watchers.on_commit, on_health=watchers.health_of("database")
+    )
+
+
+def _make_unkey_provider(
+    section: CreditsSection, database: Database, deadlines: Deadlines, watchers: _Watchers
+) -> UnkeyProvider:
+    unkey = section.unkey
+    assert unkey is not None  # config/check.py
+    settings = UnkeySettings(
+        hold_timeout_seconds=section.hold_timeout_seconds,
+        heartbeat_seconds=section.heartbeat_seconds,
+        dead_after_seconds=section.dead_after_seconds,
+        canary_key=unkey.canary_key.get_secret_value() if unkey.canary_key is not None else None,
+    )
+    return UnkeyProvider(
+        database,
+        deadlines,
+        open_unkey_client(unkey, deadlines),
+        settings,
+        on_commit=watchers.on_commit,
+        on_health=watchers.health_of("database"),
+        on_unkey_health=watchers.health_of("unkey"),
+    )
+
+
+def open_unkey_client(section: UnkeySection, deadlines: Deadlines) -> UnkeyClient:
+    """Unkey's API on connections of its own: verifies and administration don't wait for each other."""
+    loop = asyncio.get_running_loop()
+    root_key = section.root_key.get_secret_value()
+    admin_root_key = section.admin_root_key
+    return UnkeyClient(
+        RpcClient(section.base_url, deadlines, loop, connections_max=section.connections_max),
+        RpcClient(section.base_url, deadlines, loop, connections_max=8),
+        api_id=section.api_id,
+        root_key=root_key,
+        admin_root_key=admin_root_key.get_secret_value() if admin_root_key is not None else root_key,
+        verify_timeout_seconds=section.verify_timeout_seconds,
+        write_timeout_seconds=section.write_timeout_seconds,
+    )
 
 
 def _gauges(readiness: Readiness, transports: dict[str, Transport], loop: asyncio.AbstractEventLoop) -> Iterator[Gauge]:

@@ -91,6 +91,7 @@ class ApiKey:
     created_at: int
     expires_at: int | None
     revoked_at: int | None
+    permissions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

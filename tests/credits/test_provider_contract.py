@@ -9,6 +9,13 @@ import pytest
 
 from gateway.credits.provider import Hold, HoldLost
 from gateway.errors import Conflict, Invalid, InvalidKey, KeyDisabled, KeyExpired, OutOfCredits
+from tests.credits.conftest import Ledger
+from tests.credits.unkey.harness import UnkeyLedger
+
+
+@pytest.fixture(params=["local", "unkey"])
+def ledger(request, tmp_path):
+    return {"local": Ledger, "unkey": UnkeyLedger}[request.param](tmp_path / "gateway.db")
 
 
 def test_hold_takes_the_cost_before_anything_else_happens(ledger, run):

@@ -141,10 +141,11 @@ def find_rows(connection: Connection, unkey_ids: Sequence[str]) -> dict[str, Row
     return {row.unkey_id: row for row in rows}
 
 
-def read_asked(connection: Connection, number: int) -> int:
-    """Credits that open holds of the key have asked of Unkey and that are not in its pool yet."""
-    asked = select(func.coalesce(func.sum(unkey_holds.c.asked), 0)).where(unkey_holds.c.key == number)
-    return int(connection.execute(asked).scalar_one())
+def read_asked(connection: Connection, number: int, but: int = 0) -> int:
+    """Credits that open holds of the key, `but` one, have asked of Unkey and that are not in its pool yet."""
+    asked = select(func.coalesce(func.sum(unkey_holds.c.asked), 0))
+    mine = asked.where(unkey_holds.c.key == number, unkey_holds.c.id != but)
+    return int(connection.execute(mine).scalar_one())
 
 
 # Stopping and replacing keys

@@ -11,11 +11,10 @@ import logging
 import time
 from collections.abc import Callable
 
+from gateway.credits.provider import NO_POLICY
 from gateway.credits.unkey.breaker import Breaker
 from gateway.credits.unkey.client import UnkeyClient
 from gateway.credits.unkey.errors import UnkeyUnavailable
-
-from gateway.credits.provider import NO_POLICY
 
 logger = logging.getLogger("gateway.credits")
 

@@ -83,7 +83,7 @@ def accept(
         kind=kind,
         reason=reason,
         reference=reference,
-        balance_after=available + amount,
+        balance_after=remaining + key.balance + books.read_asked(connection, key.id) + amount,
     )
     now = now_ms()
     row = {"key": key.id, "entry": entry.id, "amount": amount, "state": "pending", "attempts": 0}
@@ -200,8 +200,8 @@ def list_grants(connection: Connection, *, unsettled: bool, before: int | None =
 
 
 def _evidence(connection: Connection, row: Row[Any]) -> Evidence:
-    """Debits at Unkey since the grant was sent = growth of the pool + what was spent, for all that is spent went through
-    the pool."""
+    """Debits at Unkey since the grant was sent = growth of the pool + what was spent: all that is spent goes through the
+    pool."""
     key = connection.execute(select(keys).where(keys.c.id == row.key)).one()
     spent = connection.execute(
         select(func.coalesce(-func.sum(entries.c.amount), 0)).where(

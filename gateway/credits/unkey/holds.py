@@ -14,7 +14,7 @@ import asyncio
 from enum import IntEnum
 
 from gateway.credits.batch import End, Take
-from gateway.credits.provider import NO_POLICY, Hold
+from gateway.credits.provider import Hold
 
 
 class State(IntEnum):
@@ -68,7 +68,7 @@ class UnkeyHold(Hold):
 
     def balance_after(self, kept: int) -> int | None:
         """What the key has once `kept` of this hold is spent, as far as Unkey's answer told."""
-        return None if self.available is None else self.available + self.cost - kept
+        return None if self.available is None else self.available + self.others + self.cost - kept
 
 
 class UnkeyTake(Take):
@@ -86,7 +86,7 @@ class UnkeyTake(Take):
         since: float,
         number: int,
     ) -> None:
-        super().__init__(future, key_hash, cost, route, request_id, since, NO_POLICY)
+        super().__init__(future, key_hash, cost, route, request_id, since)
         self.number = number
 
 

@@ -11,7 +11,6 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from gateway.credits.unkey.client import RemoteKey, UnkeyClient
 from sqlalchemy import Row
 
 from gateway.credits import ledger
@@ -19,6 +18,7 @@ from gateway.credits.checks import check_credits, check_grant, check_user_id
 from gateway.credits.provider import ApiKey, Balance, Entry
 from gateway.credits.secrets import hash_secret
 from gateway.credits.unkey import books, grants
+from gateway.credits.unkey.client import RemoteKey, UnkeyClient
 from gateway.credits.unkey.outbox import Outbox
 from gateway.database.engine import Database
 from gateway.errors import CreditsUnavailable, Invalid

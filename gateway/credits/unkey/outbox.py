@@ -1,8 +1,8 @@
 """Brings grants to Unkey: `keys.updateCredits`, once each.
 
 Unkey has no idempotency keys. So before a grant is sent, what the key had is written down; after a lost answer nothing
-is sent again until the books tell whether it took effect: Unkey's count has moved by the calls alone, or by the calls and
-the grant. What they can't tell, a person must (`gateway orders resolve`).
+is sent again until the books tell whether it took effect: Unkey's count has moved by the calls alone, or by the calls
+and the grant. What they can't tell, a person must (`gateway orders resolve`).
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-
-from gateway.credits.unkey.client import UnkeyClient
-from gateway.credits.unkey.errors import UnkeyRefused, UnkeyUnavailable
+from typing import Literal
 
 from gateway.credits.ledger import now_ms
 from gateway.credits.unkey import grants
+from gateway.credits.unkey.client import UnkeyClient
+from gateway.credits.unkey.errors import UnkeyRefused, UnkeyUnavailable
 from gateway.credits.unkey.grants import Evidence, Grant
 from gateway.database.engine import Database
 from gateway.errors import GatewayError
@@ -112,7 +112,7 @@ class Outbox:
             owner = self._owner()
             if not await self._database.transaction(lambda db: grants.claim(db, grant.id, owner, remaining)):
                 return
-            operation = "increment" if grant.amount > 0 else "decrement"
+            operation: Literal["increment", "decrement"] = "increment" if grant.amount > 0 else "decrement"
             after, _ = await self._client.update_credits(grant.unkey_id, operation, abs(grant.amount))
         except UnkeyRefused as error:
             await self._fail(grant, error.cause)

@@ -10,14 +10,12 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-from gateway.credits.unkey.breaker import Breaker
-from gateway.credits.unkey.client import UnkeyClient
-
 from gateway.credits.heart import Heart
 from gateway.credits.journal import Journal
 from gateway.credits.provider import NO_POLICY, ApiKey, Balance, Entry, Hold, Movement, Policy
 from gateway.credits.unkey import books, movements
 from gateway.credits.unkey.canary import Canary
+from gateway.credits.unkey.client import UnkeyClient
 from gateway.credits.unkey.keys import UnkeyKeys
 from gateway.credits.unkey.outbox import RESOLVE_SECONDS, Outbox
 from gateway.credits.unkey.spending import Spending

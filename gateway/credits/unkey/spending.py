@@ -20,18 +20,18 @@ from hashlib import sha256
 from typing import Any
 
 from cachetools import TTLCache
-from gateway.credits.unkey.breaker import Breaker
-from gateway.credits.unkey.client import UnkeyClient
-from gateway.credits.unkey.errors import UnkeyUnavailable
-from gateway.credits.unkey.verdict import Verdict
 
 from gateway.credits.batch import End
 from gateway.credits.journal import Journal
 from gateway.credits.provider import NO_POLICY, Hold, Policy
 from gateway.credits.unkey import books
 from gateway.credits.unkey.books import Account
+from gateway.credits.unkey.breaker import Breaker
 from gateway.credits.unkey.canary import Canary
+from gateway.credits.unkey.client import UnkeyClient
+from gateway.credits.unkey.errors import UnkeyUnavailable
 from gateway.credits.unkey.holds import Confirm, State, UnkeyHold, UnkeyTake
+from gateway.credits.unkey.verdict import Verdict
 from gateway.database.engine import Database
 from gateway.deadlines import NEVER, Deadlines
 from gateway.errors import (
@@ -199,12 +199,7 @@ class Spending:
         if not hold.key and verdict.code in REFUSES_THE_CALL:
             await self._write_account(hold.key_hash, verdict, verdict.credits)
         if verdict.code == "USAGE_EXCEEDED":
-            return OutOfCredits(
-                available=(verdict.credits or 0) + hold.drawn + hold.pool,
-                held=hold.others,
-                cost=hold.cost,
-                checkout=self._checkout,
-            )
+            return await self._out_of_credits(hold, verdict)
         if verdict.code == "RATE_LIMITED":
             limit, remaining, reset_ms = verdict.rate_limit or (0, 0, 0)
             reset_seconds = max(1, -(-(reset_ms - time.time_ns() // 1_000_000) // 1000))
@@ -220,6 +215,15 @@ class Spending:
             return InvalidKey(cause=f"Unkey said {verdict.code!r}, which this version does not know")
         self._refused[hold.key_hash] = kind
         return kind()
+
+    async def _out_of_credits(self, hold: UnkeyHold, verdict: Verdict) -> OutOfCredits:
+        asked = await self._database.read(lambda connection: books.read_asked(connection, hold.key, hold.id))
+        return OutOfCredits(
+            available=(verdict.credits or 0) + hold.drawn + hold.pool,
+            held=hold.others + asked,
+            cost=hold.cost,
+            checkout=self._checkout,
+        )
 
     def _unavailable(self, hold: UnkeyHold, error: UnkeyUnavailable) -> None:
         self._breaker.failed(error.cause)
