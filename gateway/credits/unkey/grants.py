@@ -200,8 +200,7 @@ def list_grants(connection: Connection, *, unsettled: bool, before: int | None =
 
 
 def _evidence(connection: Connection, row: Row[Any]) -> Evidence:
-    """Debits at Unkey since the grant was sent = growth of the pool + what was spent: all that is spent goes through the
-    pool."""
+    """Debits at Unkey since the grant was sent: growth of the pool + what was spent, for that goes through the pool."""
     key = connection.execute(select(keys).where(keys.c.id == row.key)).one()
     spent = connection.execute(
         select(func.coalesce(-func.sum(entries.c.amount), 0)).where(

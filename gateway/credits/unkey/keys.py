@@ -21,7 +21,7 @@ from gateway.credits.unkey import books, grants
 from gateway.credits.unkey.client import RemoteKey, UnkeyClient
 from gateway.credits.unkey.outbox import Outbox
 from gateway.database.engine import Database
-from gateway.errors import CreditsUnavailable, Invalid
+from gateway.errors import Conflict, CreditsUnavailable, Invalid
 
 logger = logging.getLogger("gateway.credits")
 
@@ -64,7 +64,9 @@ class UnkeyKeys:
             lambda db: grants.accept(db, key_id, amount, kind, reason, reference, remaining)
         )
         if grant_id:
-            await self._outbox.settled(grant_id, GRANT_SECONDS)
+            sent = await self._outbox.settled(grant_id, GRANT_SECONDS)
+            if sent is not None and sent.state == "failed":
+                raise Conflict(f"Unkey does not take it: {sent.cause}.")
         return entry
 
     async def create(

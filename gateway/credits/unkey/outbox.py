@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable
 from typing import Literal
+
+from sqlalchemy import Connection
 
 from gateway.credits.ledger import now_ms
 from gateway.credits.unkey import grants
@@ -27,6 +30,8 @@ LOOK_SECONDS = 1.0
 RETRY_SECONDS_MAX = 300.0
 RESOLVE_SECONDS = 60.0
 """How long after sending the books are asked about a grant in doubt: Unkey's stored count lags behind its live one."""
+WAIT_SECONDS = 0.25
+"""Between two looks at a grant that somebody waits for: another process may be the one that sends it."""
 LOOKS_MAX = 5
 """Looks at a grant in doubt before a person is asked."""
 FAR_AWAY_MS = 10**15
@@ -48,7 +53,8 @@ class Outbox:
         self._owner = owner
         self._resolve_ms = int(resolve_seconds * 1000)
         self._kicked = asyncio.Event()
-        self._waiting: dict[int, asyncio.Future[None]] = {}
+        self._changed = asyncio.Event()
+        self._unrecorded: deque[Callable[[Connection], None]] = deque()
         self._looks: dict[int, int] = {}
         self._task: asyncio.Task[None] | None = None
 
@@ -61,17 +67,25 @@ class Outbox:
             self._task.cancel()
             await asyncio.wait([self._task])
 
-    async def settled(self, grant_id: int, timeout_seconds: float) -> None:
-        """Have the grant sent now, and wait until it is applied or failed, but not for ever."""
-        future = self._waiting[grant_id] = asyncio.get_running_loop().create_future()
+    async def settled(self, grant_id: int, timeout_seconds: float) -> Grant | None:
+        """Have the grant sent now, by whichever process, and wait until it is done, not for ever: the grant then."""
         self._kicked.set()
+        looks = max(1, round(timeout_seconds / WAIT_SECONDS))
+        for _ in range(looks):
+            grant = await self._database.read(lambda db: grants.find(db, grant_id))
+            if grant is None or grant.state not in {"pending", "sending"}:
+                return grant
+            await self._wait_for_change()
+        logger.warning("grant %d is accepted, but not at Unkey yet", grant_id)
+        return grant
+
+    async def _wait_for_change(self) -> None:
         try:
-            async with asyncio.timeout(timeout_seconds):
-                await future
+            async with asyncio.timeout(WAIT_SECONDS):
+                await self._changed.wait()
         except TimeoutError:
-            logger.warning("grant %d is accepted, but not at Unkey yet", grant_id)
-        finally:
-            self._waiting.pop(grant_id, None)
+            pass
+        self._changed.clear()
 
     async def _run(self) -> None:
         while True:
@@ -90,6 +104,7 @@ class Outbox:
 
     async def _bring(self) -> None:
         """Everything that is due, one after the other: grants are rare, and a key's must not overtake each other."""
+        await self._write_down()
         orphans = await self._database.read(grants.count_orphans)
         if orphans:
             await self._database.transaction(lambda connection: grants.doubt_orphans(connection, self._resolve_ms))
@@ -102,41 +117,62 @@ class Outbox:
 
     async def _send(self, grant: Grant) -> None:
         """One grant, once. Cancelled while it is under way, it is left `sending`, and so in doubt."""
+        remaining = await self._read_remaining(grant)
+        if remaining is None:
+            return
+        owner = self._owner()
+        if not await self._database.transaction(lambda db: grants.claim(db, grant.id, owner, remaining)):
+            return
+        operation: Literal["increment", "decrement"] = "increment" if grant.amount > 0 else "decrement"
         try:
-            key = await self._client.get_key(grant.unkey_id)
-            if key is None or key.credits is None:
-                cause = "the key is gone at Unkey" if key is None else "the key is unlimited at Unkey"
-                await self._fail(grant, cause)
-                return
-            remaining = key.credits
-            owner = self._owner()
-            if not await self._database.transaction(lambda db: grants.claim(db, grant.id, owner, remaining)):
-                return
-            operation: Literal["increment", "decrement"] = "increment" if grant.amount > 0 else "decrement"
             after, _ = await self._client.update_credits(grant.unkey_id, operation, abs(grant.amount))
         except UnkeyRefused as error:
             await self._fail(grant, error.cause)
         except UnkeyUnavailable as error:
-            await self._missed(grant, error)
+            if error.possibly_executed:
+                await self._doubt(grant, error.cause)
+            else:
+                await self._postpone(grant, error.cause)
         else:
-            await self._database.transaction(lambda db: grants.apply(db, grant.id, after))
-            self._tell(grant)
+            await self._record(lambda db: grants.apply(db, grant.id, after))
 
-    async def _missed(self, grant: Grant, error: UnkeyUnavailable) -> None:
-        now, cause = now_ms(), error.cause
-        if error.possibly_executed:
-            logger.error("grant %d (%s) is in doubt: %s", grant.id, grant.reference, cause)
-            due_at = now + self._resolve_ms
-            await self._database.transaction(lambda db: grants.doubt(db, grant.id, due_at, cause))
-        else:
-            delay = min(RETRY_SECONDS_MAX, 2.0 ** min(grant.attempts, 10))
-            due_at = now + int(delay * 1000)
-            await self._database.transaction(lambda db: grants.postpone(db, grant.id, due_at, cause))
+    async def _read_remaining(self, grant: Grant) -> int | None:
+        """What the key has at Unkey; None if the grant can't be sent now."""
+        try:
+            key = await self._client.get_key(grant.unkey_id)
+        except GatewayError as error:
+            await self._postpone(grant, error.cause)
+            return None
+        if key is None or key.credits is None:
+            await self._fail(grant, "the key is gone at Unkey" if key is None else "the key is unlimited at Unkey")
+            return None
+        return key.credits
+
+    async def _postpone(self, grant: Grant, cause: str) -> None:
+        delay_seconds = min(RETRY_SECONDS_MAX, 2.0 ** min(grant.attempts, 10))
+        due_at = now_ms() + int(delay_seconds * 1000)
+        await self._record(lambda db: grants.postpone(db, grant.id, due_at, cause))
+
+    async def _doubt(self, grant: Grant, cause: str) -> None:
+        logger.error("grant %d (%s) is in doubt: %s", grant.id, grant.reference, cause)
+        due_at = now_ms() + self._resolve_ms
+        await self._record(lambda db: grants.doubt(db, grant.id, due_at, cause))
 
     async def _fail(self, grant: Grant, cause: str) -> None:
         logger.error("grant %d (%s) failed for good: %s", grant.id, grant.reference, cause)
-        await self._database.transaction(lambda db: grants.fail(db, grant.id, cause))
-        self._tell(grant)
+        await self._record(lambda db: grants.fail(db, grant.id, cause))
+
+    async def _record(self, work: Callable[[Connection], None]) -> None:
+        """Write down what became of a grant. If the database does not take it, it is written when it does: a grant must
+        not stay `sending` while its process lives."""
+        self._unrecorded.append(work)
+        await self._write_down()
+
+    async def _write_down(self) -> None:
+        while self._unrecorded:
+            await self._database.transaction(self._unrecorded[0])
+            self._unrecorded.popleft()
+            self._changed.set()
 
     async def _look(self, evidence: Evidence) -> None:
         """Ask the books whether a grant in doubt took effect."""
@@ -153,11 +189,10 @@ class Outbox:
         tolerance = abs(grant.amount) // 4
         if evidence.uncertain <= tolerance and abs(moved - grant.amount) <= tolerance:
             remaining = key.credits
-            await self._database.transaction(lambda db: grants.apply(db, grant.id, remaining))
+            await self._record(lambda db: grants.apply(db, grant.id, remaining))
             logger.warning("grant %d had taken effect", grant.id)
-            self._tell(grant)
         elif evidence.uncertain <= tolerance and abs(moved) <= tolerance:
-            await self._database.transaction(lambda db: grants.postpone(db, grant.id, now_ms(), "had not taken effect"))
+            await self._record(lambda db: grants.postpone(db, grant.id, now_ms(), "had not taken effect"))
             logger.warning("grant %d had not taken effect; it is sent again", grant.id)
         else:
             await self._look_later(grant, moved)
@@ -169,9 +204,4 @@ class Outbox:
         if looks >= LOOKS_MAX:
             due_at = FAR_AWAY_MS
             logger.error("grant %d needs a person (gateway orders resolve): %s", grant.id, cause)
-        await self._database.transaction(lambda db: grants.doubt(db, grant.id, due_at, cause))
-
-    def _tell(self, grant: Grant) -> None:
-        future = self._waiting.get(grant.id)
-        if future is not None and not future.done():
-            future.set_result(None)
+        await self._record(lambda db: grants.doubt(db, grant.id, due_at, cause))

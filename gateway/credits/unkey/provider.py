@@ -7,8 +7,9 @@ spending.py has the life of a hold, keys.py the keys, outbox.py how grants get t
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from gateway.credits.heart import Heart
 from gateway.credits.journal import Journal
@@ -94,8 +95,10 @@ class UnkeyProvider:
 
     # Spending
 
-    async def hold(self, api_key: bytes, cost: int, route: str, request_id: str, policy: Policy = NO_POLICY) -> Hold:
-        return await self._spending.hold(api_key, cost, route, request_id, policy)
+    def hold(
+        self, api_key: bytes, cost: int, route: str, request_id: str, policy: Policy = NO_POLICY
+    ) -> Coroutine[Any, Any, Hold]:
+        return self._spending.hold(api_key, cost, route, request_id, policy)
 
     def settle(self, hold: Hold, cost: int, reason: str | None = None) -> Awaitable[None]:
         return self._spending.settle(hold, cost, reason)

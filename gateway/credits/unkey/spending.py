@@ -114,9 +114,7 @@ class Spending:
 
     # The story
 
-    async def hold(
-        self, api_key: bytes, cost: int, route: str, request_id: str, policy: Policy = NO_POLICY
-    ) -> UnkeyHold:
+    async def hold(self, api_key: bytes, cost: int, route: str, request_id: str, policy: Policy = NO_POLICY) -> Hold:
         """See CreditsProvider.hold."""
         key_hash = sha256(api_key).digest()
         account = self._accounts.get(key_hash)
@@ -145,10 +143,14 @@ class Spending:
         except UnkeyUnavailable as error:
             self._unavailable(hold, error)
             raise
-        except BaseException:
+        except (asyncio.CancelledError, GatewayError):
             # The caller left before anything was sent. (Later, `_finish_without_caller` has taken over.)
             if not hold.is_left:
                 self._drop(hold, State.REFUSED)
+            raise
+        except Exception as error:
+            hold.cause = f"a defect: {type(error).__name__}"
+            self._drop(hold, State.DOUBTFUL)
             raise
         self._breaker.succeeded()
         if verdict.code != "VALID":
