@@ -15,7 +15,7 @@ _TITLES = {
     401: "Unauthorized",
     403: "Forbidden",
     404: "Not Found",
-    405: "Method Not Allowed",
+    408: "Request Timeout",
     412: "Precondition Failed",
     413: "Request Entity Too Large",
     429: "Too Many Requests",
@@ -23,7 +23,12 @@ _TITLES = {
     503: "Service Unavailable",
 }
 
-to_text = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+_write_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+
+def to_json(value: Any) -> bytes:
+    """UTF-8; half of a surrogate pair, which a caller can spell, becomes a question mark."""
+    return _write_json(value).encode("utf-8", "replace")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -72,7 +77,7 @@ class Refusal(Exception):
             error["errors"] = self.errors or []
         # What fails by its shape never gets as far as the negotiation.
         content_type = PROBLEM_JSON if accepts_problems(accept) and not self.from_validation else JSON
-        body = to_text({"meta": {"requestId": request_id}, "error": error}).encode()
+        body = to_json({"meta": {"requestId": request_id}, "error": error})
         return Answer(self.status, body, content_type, self.headers)
 
 

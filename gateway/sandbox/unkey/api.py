@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from gateway.sandbox.unkey.answers import Answer, Refusal, invalid_shape, to_text
+from gateway.sandbox.unkey.answers import Answer, Refusal, invalid_shape, to_json
 from gateway.sandbox.unkey.bodies import BODIES
 from gateway.sandbox.unkey.database import Database
 from gateway.sandbox.unkey.fields import InvalidField
@@ -79,7 +79,7 @@ class Api:
         except Refusal as refusal:
             refused = refusal.answer(asked.request_id, asked.accept)
             return dataclasses.replace(refused, headers={**headers, **refused.headers}) if headers else refused
-        return Answer(200, to_text(envelope).encode(), headers=headers)
+        return Answer(200, to_json(envelope), headers=headers)
 
     def _run(self, asked: Asked, headers: dict[str, str], *, stale: bool) -> dict[str, Any]:
         envelope: dict[str, Any] = {"meta": {"requestId": asked.request_id}}

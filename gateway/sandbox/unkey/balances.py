@@ -38,7 +38,8 @@ class Balances:
         self._settings = settings
         self._stored: dict[str, int | None] = {}
         self._counters: dict[tuple[int, str], tuple[int, int]] = {}
-        self._unreplayed: deque[tuple[int, str, int]] = deque()
+        self._queue: deque[tuple[int, str, int]] = deque()
+        self._unreplayed: Counter[str] = Counter()
         self.spends: deque[Spend] = deque(maxlen=SPENDS_MAX)
         self.spent: Counter[str] = Counter()
         self.spend_count: Counter[str] = Counter()
@@ -60,7 +61,7 @@ class Balances:
     def unreplayed(self, key_id: str) -> int:
         """Credits that were spent and have not reached the stored value."""
         self._replay_due()
-        return sum(cost for _, spender, cost in self._unreplayed if spender == key_id)
+        return self._unreplayed[key_id]
 
     def open(self, key_id: str, amount: int | None) -> None:
         self._stored[key_id] = amount
@@ -82,7 +83,7 @@ class Balances:
             self.spent[key_id] += cost
             self.spend_count[key_id] += 1
             if cost:
-                self._queue_replay(now_ms, key_id, cost)
+                self._replay_later(now_ms, key_id, cost)
         return enough, left
 
     def set(self, key_id: str, amount: int | None) -> int | None:
@@ -106,9 +107,8 @@ class Balances:
 
     def replay(self) -> None:
         """Bring the stored values up to date at once."""
-        while self._unreplayed:
-            _, key_id, cost = self._unreplayed.popleft()
-            self._apply(key_id, cost)
+        while self._queue:
+            self._replay_one()
 
     def document(self, key_id: str) -> dict[str, Any]:
         """One key's books, for audits."""
@@ -120,20 +120,19 @@ class Balances:
             "spends": self.spend_count[key_id],
         }
 
-    def _queue_replay(self, now_ms: int, key_id: str, cost: int) -> None:
+    def _replay_later(self, now_ms: int, key_id: str, cost: int) -> None:
         lag_ms = int(self._settings.replay_lag_seconds * 1000)
-        if lag_ms == 0 and not self._unreplayed:
-            self._apply(key_id, cost)
-        else:
-            self._unreplayed.append((now_ms + lag_ms, key_id, cost))
+        self._queue.append((now_ms + lag_ms, key_id, cost))
+        self._unreplayed[key_id] += cost
 
     def _replay_due(self) -> None:
         now_ms = self._clock.now_ms()
-        while self._unreplayed and self._unreplayed[0][0] <= now_ms:
-            _, key_id, cost = self._unreplayed.popleft()
-            self._apply(key_id, cost)
+        while self._queue and self._queue[0][0] <= now_ms:
+            self._replay_one()
 
-    def _apply(self, key_id: str, cost: int) -> None:
+    def _replay_one(self) -> None:
+        _, key_id, cost = self._queue.popleft()
+        self._unreplayed[key_id] -= cost
         stored = self._stored[key_id]
         if stored is not None:
             self._stored[key_id] = max(0, stored - cost)

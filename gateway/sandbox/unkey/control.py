@@ -17,7 +17,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from gateway.sandbox.unkey.answers import Answer, to_text
+from gateway.sandbox.unkey.answers import Answer, to_json
 from gateway.sandbox.unkey.books import Books
 from gateway.sandbox.unkey.database import Database
 from gateway.sandbox.unkey.faults import Faults, read_fault
@@ -28,6 +28,7 @@ PREFIX = "/_sandbox/"
 _ROOT_KEY = object_of(
     {"root_key": text(1), "permissions": list_of(text(1)), "enabled": flag(), "workspace": text(1)}, ("root_key",)
 )
+_KNOWN_ROOT_KEY = object_of({"root_key": text(1)}, ("root_key",))
 _SEED = object_of({"seed": whole(0)}, ("seed",))
 _ADVANCE = object_of({"advance_seconds": number(0, 10**9)}, ("advance_seconds",))
 
@@ -48,6 +49,7 @@ class Control:
             ("POST", "seed"): self._seed,
             ("POST", "clock"): self._advance,
             ("POST", "root-keys"): self._put_root_key,
+            ("DELETE", "root-keys"): self._remove_root_key,
             ("POST", "replay"): lambda _: self._database.balances.replay(),
             ("POST", "refills"): lambda _: self._database.run_refills(),
             ("GET", "books"): lambda _: self._books.document(),
@@ -65,7 +67,7 @@ class Control:
             return _refused(400, f"{error}.")
         except (ValueError, RecursionError) as error:
             return _refused(400, f"The body is not JSON: {error}")
-        return Answer(200, to_text({} if document is None else document).encode())
+        return Answer(200, to_json({} if document is None else document))
 
     def _add_faults(self, document: Any) -> list[dict[str, Any]]:
         faults = [read_fault(one) for one in (document if isinstance(document, list) else [document])]
@@ -96,6 +98,10 @@ class Control:
             fields["permissions"] = tuple(fields["permissions"])
         self._database.root_keys[document["root_key"]] = RootKey(**fields)
 
+    def _remove_root_key(self, document: Any) -> None:
+        _KNOWN_ROOT_KEY(document, "body")
+        self._database.root_keys.pop(document["root_key"], None)
+
 
 def _refused(status: int, message: str) -> Answer:
-    return Answer(status, to_text({"error": {"message": message}}).encode())
+    return Answer(status, to_json({"error": {"message": message}}))

@@ -121,7 +121,7 @@ class KeyTable:
 
 
 def digest_of(secret: str) -> bytes:
-    return hashlib.sha256(secret.encode()).digest()
+    return hashlib.sha256(secret.encode("utf-8", "replace")).digest()
 
 
 def new_id(prefix: str) -> str:

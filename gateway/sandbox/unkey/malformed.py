@@ -29,7 +29,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from gateway.sandbox.unkey.answers import Answer, to_text
+from gateway.sandbox.unkey.answers import Answer, to_json
 from gateway.sandbox.wire import Connection, response
 
 LIE_BYTES = 10
@@ -99,7 +99,7 @@ def _changed(change: Callable[[dict[str, Any]], Any]) -> Callable[[Answer], byte
     """A way that is well-formed JSON of the wrong content."""
 
     def spoil(answer: Answer) -> bytes:
-        return written(Answer(answer.status, to_text(change(json.loads(answer.body))).encode(), answer.content_type))
+        return written(Answer(answer.status, to_json(change(json.loads(answer.body))), answer.content_type))
 
     return spoil
 

@@ -44,6 +44,16 @@ API_ID = "api_sandbox"
 V2 = "/v2/"
 SILENT_SECONDS = 3600.0
 FAULTY_LIMIT_PER_MINUTE = 1
+FAULTY_KINDS = {
+    400: "unkey/application/invalid_input",
+    401: "unkey/authentication/key_not_found",
+    403: "unkey/authorization/workspace_disabled",
+    404: "unkey/data/key_not_found",
+    408: "user/bad_request/request_timeout",
+    412: "unkey/application/precondition_failed",
+    429: "user/too_many_requests/workspace_rate_limited",
+}
+"""What an `error` of this status is called; any other is service_unavailable."""
 
 
 class UnkeyServer:
@@ -174,7 +184,8 @@ def _failure(fault: Fault, asked: Asked) -> Answer:
             "Retry-After": str(fault.retry_after_seconds),
         }
     else:
-        refusal = Refusal(fault.status, "unkey/application/service_unavailable", "A switch makes this call fail.")
+        kind = FAULTY_KINDS.get(fault.status, "unkey/application/service_unavailable")
+        refusal = Refusal(fault.status, kind, "A switch makes this call fail.")
     return refusal.answer(asked.request_id, asked.accept)
 
 
