@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from typing import Any
 
-from gateway.credits.provider import Hold, HoldLost
+from gateway.credits.provider import NO_POLICY, Hold, HoldLost, Policy
 from gateway.errors import GatewayError, InvalidKey, KeyDisabled, KeyExpired, OutOfCredits
 
 Row = list[Any]
@@ -35,10 +35,17 @@ NUMBERS_MAX = 100_000
 class Take:
     """A hold that is asked for. `outcome` is the hold, or why there is none."""
 
-    __slots__ = ("cost", "future", "key_hash", "outcome", "request_id", "route", "since")
+    __slots__ = ("cost", "future", "key_hash", "outcome", "policy", "request_id", "route", "since")
 
     def __init__(
-        self, future: asyncio.Future[Hold], key_hash: bytes, cost: int, route: str, request_id: str, since: float
+        self,
+        future: asyncio.Future[Hold],
+        key_hash: bytes,
+        cost: int,
+        route: str,
+        request_id: str,
+        since: float,
+        policy: Policy = NO_POLICY,
     ) -> None:
         self.future = future
         self.since = since
@@ -46,6 +53,7 @@ class Take:
         self.cost = cost
         self.route = route
         self.request_id = request_id
+        self.policy = policy
         self.outcome: Hold | GatewayError | None = None
 
 

@@ -23,7 +23,7 @@ from contextlib import suppress
 from queue import SimpleQueue
 
 from gateway.credits.batch import End, Take, Transaction
-from gateway.credits.provider import Hold
+from gateway.credits.provider import Hold, Policy
 from gateway.deadlines import NEVER, Deadlines
 from gateway.errors import CreditsUnavailable
 
@@ -121,9 +121,10 @@ class Journal:
         running = self._committing
         return self._waiting.size + len(self._suspects) + (running.size if running else 0)
 
-    def take(self, key_hash: bytes, cost: int, route: str, request_id: str) -> asyncio.Future[Hold]:
+    def take(self, key_hash: bytes, cost: int, route: str, request_id: str, policy: Policy) -> asyncio.Future[Hold]:
         """Ask for a hold. The future gives it once it is durable, or raises why not."""
-        return self.ask(Take(self._loop.create_future(), key_hash, cost, route, request_id, self._loop.time()))
+        loop = self._loop
+        return self.ask(Take(loop.create_future(), key_hash, cost, route, request_id, loop.time(), policy))
 
     def ask(self, take: Take) -> asyncio.Future[Hold]:
         """The same, for who made the Take."""

@@ -17,7 +17,7 @@ from gateway.credits.batch import Transaction
 from gateway.credits.checks import check_credits, check_grant, check_user_id
 from gateway.credits.heart import Heart
 from gateway.credits.journal import Journal
-from gateway.credits.provider import ApiKey, Balance, Entry, Hold, Movement
+from gateway.credits.provider import NO_POLICY, ApiKey, Balance, Entry, Hold, Movement, Policy
 from gateway.credits.secrets import PREFIX, new_secret
 from gateway.database.engine import Database, connect_sqlite
 from gateway.database.tables import HOLDS_PER_INSTANCE
@@ -79,10 +79,10 @@ class LocalProvider:
 
     # Spending
 
-    async def hold(self, api_key: bytes, cost: int, route: str, request_id: str) -> Hold:
+    async def hold(self, api_key: bytes, cost: int, route: str, request_id: str, policy: Policy = NO_POLICY) -> Hold:
         if not api_key.startswith(PREFIX_BYTES):
             raise InvalidKey
-        taken = self.journal.take(sha256(api_key).digest(), cost, route, request_id)
+        taken = self.journal.take(sha256(api_key).digest(), cost, route, request_id, policy)
         try:
             return await taken
         except asyncio.CancelledError:
