@@ -46,6 +46,12 @@ def request_validator(call):
     return _validator("paths", f"/v2/{call}", "post", "requestBody", "content", "application/json", "schema")
 
 
+def described_members(call):
+    """The names of the members that a call's body may have."""
+    schema = _description()["paths"][f"/v2/{call}"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    return _description()["components"]["schemas"][schema["$ref"].rpartition("/")[2]]["properties"].keys()
+
+
 def fits_request(call, body) -> bool:
     return request_validator(call).is_valid(body)
 
