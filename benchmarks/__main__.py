@@ -94,7 +94,7 @@ def _measure(options: argparse.Namespace, names: Sequence[str], tools: Tools) ->
     with tempfile.TemporaryDirectory(prefix="bench-") as folder, Servers(Path(folder)) as servers:
         directory = Path(folder)
         upstream, upstream_port, stub_port = start_upstream(servers, tools, directory, core_load)
-        command = gateway_command(options.gateway_command) if "gateway" in names else []
+        command = gateway_command(options.gateway_command) if {"gateway", "gateway-unkey"} & set(names) else []
         bench = Bench(tools, servers, directory, core_proxy, upstream_port, stub_port, command)
         contenders = [PROXIES[name](bench) if name in PROXIES else start_bare(bench, upstream) for name in names]
         for one in contenders:

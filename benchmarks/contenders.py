@@ -20,6 +20,21 @@ from benchmarks.sold import create_key
 from benchmarks.tools import Tools
 
 PATH = "/v1/personas"
+VERDICT = json.dumps(
+    {
+        "meta": {"requestId": "req_2cGKbMxRyIzhCxo1Idjz8q"},
+        "data": {
+            "valid": True,
+            "code": "VALID",
+            "keyId": "key_2cGKbMxRjIzhCxo1IdjH3arELti7Sdyc8w6XYbvtcyuBowPT",
+            "name": "bench",
+            "credits": 999_000,
+            "enabled": True,
+            "identity": {"id": "id_1", "externalId": "bench"},
+        },
+    }
+)
+"""What Unkey answers to a good key."""
 
 
 @dataclass(slots=True)
@@ -48,7 +63,8 @@ class Running:
 
 
 def start_upstream(servers: Servers, tools: Tools, directory: Path, core: int) -> tuple[Server, int, int]:
-    """One nginx that is the upstream (200 bytes of JSON) and the stub (an empty 200), each on its port."""
+    """One nginx that is the upstream (200 bytes of JSON) and the stub, each on its port. The stub says yes: with an
+    empty 200, and to Unkey's verifyKey with a verdict."""
     upstream, stub = free_port(), free_port()
     config = _nginx_config(
         directory / "upstream",
@@ -60,6 +76,7 @@ def start_upstream(servers: Servers, tools: Tools, directory: Path, core: int) -
         server {{
             listen 127.0.0.1:{stub} backlog=1024;
             location / {{ return 200; }}
+            location /v2/keys.verifyKey {{ default_type application/json; return 200 '{VERDICT}'; }}
         }}""",
     )
     server = servers.start("upstream", [tools.nginx, "-c", str(config)], core=core)
@@ -124,29 +141,54 @@ def start_envoy(bench: Bench) -> Running:
 
 
 def start_gateway(bench: Bench) -> Running:
+    """The gateway as it is delivered: keys and credits in its own database."""
+    setting = _gateway_setting(bench, "gateway", {"provider": "local"})
+    return _start_gateway(bench, "credit-gateway", setting, create_key(bench.gateway_command, setting.config))
+
+
+def start_gateway_unkey(bench: Bench) -> Running:
+    """The gateway with Unkey: a verify per call, to the stub, beside the rows of its own."""
+    unkey = {"api_id": "api_bench", "root_key": "unkey_bench", "base_url": f"http://127.0.0.1:{bench.stub}"}
+    setting = _gateway_setting(bench, "gateway-unkey", {"provider": "unkey", "unkey": unkey})
+    return _start_gateway(bench, "credit-gateway with Unkey", setting, "gw_bench_3ZHy3B8zjHB4Ym7mRvdNWhYq2o")
+
+
+@dataclass(frozen=True, slots=True)
+class _Setting:
+    name: str
+    port: int
+    config: Path
+    database: Path
+
+
+def _gateway_setting(bench: Bench, name: str, credits: dict[str, object]) -> _Setting:
     port = free_port()
-    directory = bench.directory / "gateway"
+    directory = bench.directory / name
     directory.mkdir()
     database = directory / "gateway.db"
     config = directory / "config.yaml"
-    # JSON is YAML; `log.level: error` only spares the log file, the metrics and the journal stay on.
+    # JSON is YAML. Only the access log is off; metrics and journal stay on.
     config.write_text(
         json.dumps(
             {
                 "server": {"host": "127.0.0.1", "port": port, "workers": 1},
                 "admin": {"host": "127.0.0.1", "port": 0},
                 "database": {"url": f"sqlite:///{database}"},
+                "credits": credits,
                 "upstreams": {"personas": {"targets": [f"http://127.0.0.1:{bench.upstream}"]}},
                 "routes": [{"path": PATH, "methods": ["GET", "POST"], "upstream": "personas", "cost": 1}],
                 "log": {"access": False},
             }
         )
     )
-    api_key = create_key(bench.gateway_command, config)
-    command = [*bench.gateway_command, "serve", "-c", str(config)]
-    server = bench.servers.start("gateway", command, core=bench.core_proxy)
-    wait_listening(server, port)
-    return Running("gateway", "credit-gateway", f"http://127.0.0.1:{port}{PATH}", server, api_key, database)
+    return _Setting(name, port, config, database)
+
+
+def _start_gateway(bench: Bench, label: str, setting: _Setting, api_key: str) -> Running:
+    command = [*bench.gateway_command, "serve", "-c", str(setting.config)]
+    server = bench.servers.start(setting.name, command, core=bench.core_proxy)
+    wait_listening(server, setting.port)
+    return Running(setting.name, label, f"http://127.0.0.1:{setting.port}{PATH}", server, api_key, setting.database)
 
 
 def start_plain(bench: Bench) -> Running:
@@ -167,6 +209,7 @@ PROXIES: dict[str, Callable[[Bench], Running]] = {
     "nginx-default": start_nginx_default,
     "envoy": start_envoy,
     "gateway": start_gateway,
+    "gateway-unkey": start_gateway_unkey,
     "plain": start_plain,
 }
 """Those with a start of their own, in the order of a round. `bare` comes last: it is the upstream itself."""
