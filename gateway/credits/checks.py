@@ -1,8 +1,9 @@
-"""What may be asked of any provider: amounts, kinds, user ids. Each raises Invalid, naming the field."""
+"""What may be asked of any provider: amounts, kinds, user ids, permissions. Each raises Invalid, naming the field."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from gateway.credits.provider import CREDITS_MAX
 from gateway.errors import Invalid
@@ -12,6 +13,10 @@ TAKING_KINDS = frozenset({"adjustment", "clawback"})
 """Kinds that may also take credits away."""
 USER_ID = re.compile(r"[!-~]{1,128}")
 """It becomes a header's value on every call, and two spellings that look alike would be two users."""
+
+PERMISSION = re.compile(r"[A-Za-z0-9_:.*-]{1,128}")
+PERMISSIONS_MAX = 1_000
+"""What Unkey takes for a key."""
 
 
 def check_credits(field: str, credits: int, least: int = 0) -> None:
@@ -30,3 +35,13 @@ def check_grant(amount: int, kind: str) -> None:
 def check_user_id(user_id: str) -> None:
     if USER_ID.fullmatch(user_id) is None:
         raise Invalid("Not a user id.", errors={"user_id": "1 to 128 visible ASCII characters, without spaces"})
+
+
+def check_permissions(permissions: Sequence[str]) -> None:
+    """`*` is a character like any other: no permission stands for others."""
+    if len(permissions) > PERMISSIONS_MAX:
+        raise Invalid("Too many permissions.", errors={"permissions": f"a key may have {PERMISSIONS_MAX} at most"})
+    for permission in permissions:
+        if PERMISSION.fullmatch(permission) is None:
+            wanted = "1 to 128 letters, digits, and _ : . * -"
+            raise Invalid("Not a permission.", errors={"permissions": f"each has {wanted}"})

@@ -22,7 +22,13 @@ def now_ms() -> int:
 
 
 def insert_key(
-    connection: Connection, secret: str, user_id: str, credits: int | None, name: str | None, expires_at: int | None
+    connection: Connection,
+    secret: str,
+    user_id: str,
+    credits: int | None,
+    name: str | None,
+    expires_at: int | None,
+    permissions: Sequence[str] = (),
 ) -> ApiKey:
     """Write a new key with nothing on it (or unlimited), then its first credits as a `promo` entry of the ledger."""
     key_id = new_key_id()
@@ -37,6 +43,7 @@ def insert_key(
         "enabled": 1,
         "expires_at": expires_at,
         "created_at": now_ms(),
+        "permissions": " ".join(dict.fromkeys(permissions)),
     }
     connection.execute(insert(keys).values(row))
     if credits:
@@ -183,6 +190,7 @@ def _api_key(row: Row[Any]) -> ApiKey:
         created_at=row.created_at,
         expires_at=row.expires_at,
         revoked_at=row.revoked_at,
+        permissions=tuple(row.permissions.split()),
     )
 
 

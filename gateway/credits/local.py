@@ -14,7 +14,7 @@ from hashlib import sha256
 
 from gateway.credits import instances, ledger
 from gateway.credits.batch import Transaction
-from gateway.credits.checks import check_credits, check_grant, check_user_id
+from gateway.credits.checks import check_credits, check_grant, check_permissions, check_user_id
 from gateway.credits.heart import Heart
 from gateway.credits.journal import Journal
 from gateway.credits.provider import NO_POLICY, ApiKey, Balance, Entry, Hold, Movement, Policy
@@ -112,14 +112,21 @@ class LocalProvider:
         )
 
     async def create(
-        self, user_id: str, *, credits: int | None, name: str | None = None, expires_at: int | None = None
+        self,
+        user_id: str,
+        *,
+        credits: int | None,
+        name: str | None = None,
+        expires_at: int | None = None,
+        permissions: Sequence[str] = (),
     ) -> tuple[str, ApiKey]:
         if credits is not None:
             check_credits("credits", credits)
         check_user_id(user_id)
+        check_permissions(permissions)
         secret = new_secret()
         key = await self._database.transaction(
-            lambda connection: ledger.insert_key(connection, secret, user_id, credits, name, expires_at)
+            lambda connection: ledger.insert_key(connection, secret, user_id, credits, name, expires_at, permissions)
         )
         return secret, key
 

@@ -162,9 +162,17 @@ class CreditsProvider(Protocol):
         Raises Invalid, Conflict (same reference, other content)."""
 
     async def create(
-        self, user_id: str, *, credits: int | None, name: str | None = None, expires_at: int | None = None
+        self,
+        user_id: str,
+        *,
+        credits: int | None,
+        name: str | None = None,
+        expires_at: int | None = None,
+        permissions: Sequence[str] = (),
     ) -> tuple[str, ApiKey]:
-        """A new key: its secret (shown this once) and its public side. `credits` None makes it unlimited."""
+        """A new key: its secret (shown this once) and its public side. `credits` None makes it unlimited.
+
+        Raises Invalid, naming the field."""
 
     async def get(self, key_id: str) -> ApiKey | None: ...
 

@@ -7,6 +7,7 @@ What holds at all times, by CHECK where SQL can say it:
   entry (I3).
 - With Unkey, `balance` is the key's pool: credits already debited there and not spent yet. Its allotment is what no
   hold has drawn: balance - held. `unkey_id` is what Unkey calls the key now; `key_id` stays when it is rotated.
+- `permissions` are names with a space between them; no name has one in it.
 - `entries` only grows. A key's entries are chained: `keys.last_entry` is the newest, each entry names the `previous`
   one. History walks the chain by primary key. (An index on (key, id) gives the same answers, but every call then
   touches a page per key: with 32 keys in a batch a call's rows took 31 µs with it and 14 µs without.)
@@ -49,6 +50,7 @@ keys = Table(
     Column("revoked_at", Id),
     Column("created_at", Id, nullable=False),
     Column("last_entry", Id),
+    Column("permissions", Text, nullable=False, server_default=""),
     Column("unkey_id", Text),
     CheckConstraint("held >= 0", name="held_not_negative"),
     CheckConstraint("balance IS NULL OR balance >= held", name="available_not_negative"),
@@ -108,6 +110,22 @@ instances = Table(
 HOLDS_PER_INSTANCE = 1 << 40
 """An instance numbers its holds from id * this: the owner of a hold is its id divided by this, and the holds of an
 instance are a range of the primary key."""
+
+rate_windows = Table(
+    "rate_windows",
+    metadata,
+    Column("key", Id, primary_key=True, autoincrement=False),
+    Column("name", Text, primary_key=True),
+    Column("window_ms", Id, primary_key=True, autoincrement=False),
+    Column("start", Id, nullable=False),
+    Column("count", Id, nullable=False),
+    Column("previous", Id, nullable=False),
+    CheckConstraint("window_ms > 0 AND count > 0 AND previous >= 0", name="counts_fit"),
+    sqlite_strict=True,
+    sqlite_with_rowid=False,
+)
+"""How many calls of a key a rate limit has let through: `count` since `start` (Unix milliseconds), `previous` in the
+window before. A limit whose window changes counts anew. Rows that say nothing any more are deleted by the heartbeat."""
 
 # With Unkey as the provider
 

@@ -264,6 +264,35 @@ def test_history_pages_newest_first_and_shows_only_the_keys_own_entries(ledger, 
     run(main())
 
 
+def test_a_keys_permissions_are_told_and_stay_when_it_is_rotated(ledger, run):
+    async def main():
+        async with ledger.provider() as provider:
+            _, key = await provider.create("u", credits=1, permissions=["personas.read", "system:eu-1", "a_*"])
+            expected = {"personas.read", "system:eu-1", "a_*"}
+            _, rotated = await provider.rotate(key.key_id)
+            (listed,) = await provider.list("u")
+            for shown in (key, await provider.get(key.key_id), rotated, listed):
+                assert isinstance(shown.permissions, tuple)
+                assert set(shown.permissions) == expected
+                assert len(shown.permissions) == 3
+            _, plain = await provider.create("v", credits=1)
+            assert plain.permissions == ()
+
+    run(main())
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a\n", "ä", "a/b", "(a)", "x" * 129])
+def test_a_name_that_is_no_permission_makes_no_key(ledger, run, name):
+    async def main():
+        async with ledger.provider() as provider:
+            with pytest.raises(Invalid) as caught:
+                await provider.create("u", credits=1, permissions=["fine", name])
+            assert "permissions" in caught.value.members["errors"]
+            assert await provider.list("u") == []
+
+    run(main())
+
+
 def test_only_the_hash_of_a_secret_is_stored(ledger, run):
     async def main():
         async with ledger.provider() as provider:

@@ -8,11 +8,18 @@ import subprocess
 import sys
 
 import pytest
+from alembic import command
+from alembic.config import Config
 from sqlalchemy import create_engine, text
 
 from gateway.database.engine import DatabaseError, open_database
 from gateway.database.tables import metadata
 from gateway.errors import CreditsUnavailable
+
+KEY = (
+    "INSERT INTO keys (key_id, key_hash, start, user_id, balance, held, enabled, created_at)"
+    " VALUES ('k', zeroblob(32), 's', 'u', {balance}, {held}, 1, 0)"
+)
 
 
 def test_migrations_make_exactly_the_tables_that_the_code_believes_in(tmp_path):
@@ -53,6 +60,21 @@ def test_a_database_of_a_newer_gateway_is_refused(tmp_path):
         open_database(f"sqlite:///{tmp_path}/x.db")
 
 
+def test_a_database_of_the_first_version_keeps_its_keys_and_they_have_no_permissions(tmp_path):
+    engine = create_engine(f"sqlite:///{tmp_path}/x.db")
+    config = Config()
+    config.set_main_option("script_location", "gateway:database/migrations")
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+        connection.execute(text(KEY.format(balance=5, held=2)))
+    engine.dispose()
+    open_database(f"sqlite:///{tmp_path}/x.db").close()
+    connection = sqlite3.connect(tmp_path / "x.db")
+    assert connection.execute("SELECT key_id, balance, held, permissions FROM keys").fetchall() == [("k", 5, 2, "")]
+    connection.close()
+
+
 def test_a_file_that_is_no_database_is_refused_in_one_line(tmp_path):
     (tmp_path / "x.db").write_bytes(b"not a database at all, but long enough to be looked at" * 100)
     with pytest.raises(DatabaseError) as caught:
@@ -62,16 +84,12 @@ def test_a_file_that_is_no_database_is_refused_in_one_line(tmp_path):
 
 def test_sql_holds_the_invariants_even_against_our_own_mistakes(tmp_path):
     database = open_database(f"sqlite:///{tmp_path}/x.db")
-    key = (
-        "INSERT INTO keys (key_id, key_hash, start, user_id, balance, held, enabled, created_at)"
-        " VALUES ('k', zeroblob(32), 's', 'u', {balance}, {held}, 1, 0)"
-    )
 
     async def main():
         for balance, held in [(5, 6), (5, -1), ("'5x'", 0), ("1e300", 0)]:
             with pytest.raises(CreditsUnavailable):
-                await database.transaction(lambda c, b=balance, h=held: c.execute(text(key.format(balance=b, held=h))))
-        await database.transaction(lambda c: c.execute(text(key.format(balance=5, held=5))))
+                await database.transaction(lambda c, b=balance, h=held: c.execute(text(KEY.format(balance=b, held=h))))
+        await database.transaction(lambda c: c.execute(text(KEY.format(balance=5, held=5))))
 
     asyncio.run(main())
     database.close()

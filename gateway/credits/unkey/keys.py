@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import Row
 
 from gateway.credits import ledger
-from gateway.credits.checks import check_credits, check_grant, check_user_id
+from gateway.credits.checks import check_credits, check_grant, check_permissions, check_user_id
 from gateway.credits.provider import ApiKey, Balance, Entry
 from gateway.credits.secrets import hash_secret
 from gateway.credits.unkey import books, grants
@@ -82,6 +82,7 @@ class UnkeyKeys:
         if credits is not None:
             check_credits("credits", credits)
         check_user_id(user_id)
+        check_permissions(permissions)
         unkey_id, secret = await self._client.create_key(
             user_id, credits=credits, name=name, expires_at=expires_at, permissions=permissions
         )
