@@ -208,13 +208,12 @@ class _Exchange:
     def _gather(self) -> None:
         """Take what has arrived, so that the connection reads on."""
         response = self.response
-        parts = [response.body] if response.body is not None else response.chunks
-        response.body, response.chunks, response.buffered_bytes = None, [], 0
+        parts, response.chunks, response.buffered_bytes = response.chunks, [], 0
         self._parts += parts
         self._byte_count += sum(map(len, parts))
         if self._byte_count > ANSWER_MAX_BYTES:
             response.abandon()
-            raise _too_long()
+            raise WireError(f"The answer has more than {ANSWER_MAX_BYTES} bytes", possibly_executed=True)
         if response.connection is not None:
             response.connection.resume_reading()
 
@@ -226,8 +225,6 @@ def _answer(response: Http1Response, body: bytes) -> Answer:
             retry_after = int(value) if value.isdigit() and len(value) < 10 else None
         elif name == b"content-encoding" and value.lower() != b"identity":
             raise WireError("The answer is encoded, which nobody asked for", possibly_executed=True)
-    if len(body) > ANSWER_MAX_BYTES:
-        raise _too_long()
     return Answer(response.status, retry_after, body)
 
 
@@ -235,7 +232,3 @@ def _translated(response: Http1Response) -> WireError:
     error = response.error
     cause = error.cause if isinstance(error, UpstreamError) else repr(error)
     return WireError(cause, possibly_executed=not response.unsent)
-
-
-def _too_long() -> WireError:
-    return WireError(f"The answer has more than {ANSWER_MAX_BYTES} bytes", possibly_executed=True)

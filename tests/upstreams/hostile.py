@@ -18,7 +18,7 @@ import ssl
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -119,8 +119,9 @@ class Peer:
 class ScriptedUpstream:
     """Listens on a free port of 127.0.0.1; remembers what it saw."""
 
-    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None, scripts: Mapping[str, Script] | None = None) -> None:
         self._tls = tls
+        self._scripts = SCRIPTS if scripts is None else {**SCRIPTS, **scripts}
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=512)
         self.port: int = self._listener.getsockname()[1]
         self.url = f"{'https' if tls else 'http'}://127.0.0.1:{self.port}"
@@ -199,7 +200,7 @@ class ScriptedUpstream:
             return False
         method, target, _ = head.split(b"\r\n", 1)[0].decode("latin-1").split(" ")
         name = target.partition("?")[0].rpartition("/")[2]
-        script = SCRIPTS[name]
+        script = self._scripts[name]
         body, complete = (b"", False) if name in READS_NO_BODY else peer.read_body(head)
         seen = Seen(peer.number, method, target, head, body, complete)
         self.seen.append(seen)
