@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from gateway.credits.provider import CREDITS_MAX
 from gateway.errors import Invalid
+from gateway.permissions import is_permission
 
 GRANT_KINDS = frozenset({"signup", "purchase", "promo", "adjustment", "clawback", "reinstate"})
 TAKING_KINDS = frozenset({"adjustment", "clawback"})
@@ -14,7 +15,6 @@ TAKING_KINDS = frozenset({"adjustment", "clawback"})
 USER_ID = re.compile(r"[!-~]{1,128}")
 """It becomes a header's value on every call, and two spellings that look alike would be two users."""
 
-PERMISSION = re.compile(r"[A-Za-z0-9_:.*-]{1,128}")
 PERMISSIONS_MAX = 1_000
 """What Unkey takes for a key."""
 
@@ -38,10 +38,9 @@ def check_user_id(user_id: str) -> None:
 
 
 def check_permissions(permissions: Sequence[str]) -> None:
-    """`*` is a character like any other: no permission stands for others."""
     if len(permissions) > PERMISSIONS_MAX:
         raise Invalid("Too many permissions.", errors={"permissions": f"a key may have {PERMISSIONS_MAX} at most"})
     for permission in permissions:
-        if PERMISSION.fullmatch(permission) is None:
+        if not is_permission(permission):
             wanted = "1 to 128 letters, digits, and _ : . * -"
             raise Invalid("Not a permission.", errors={"permissions": f"each has {wanted}"})

@@ -6,10 +6,11 @@ One contract suite (tests/credits) runs against every provider on every database
 from __future__ import annotations
 
 from collections.abc import Awaitable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from gateway.errors import CreditsUnavailable
+from gateway.permissions import PermissionQuery
 
 CREDITS_MAX = 1_000_000_000
 """Credits are whole numbers from 0 to this (design: room for every business, none for an overflow)."""
@@ -40,21 +41,29 @@ class Hold:
 
 @dataclass(frozen=True, slots=True)
 class RateLimit:
-    """So many calls of one key to one route in a window that slides."""
+    """So many calls of one key to one route in a window that slides.
+
+    `name` is what they are counted under, where the route's name is not enough: routes of one path have the same.
+    """
 
     limit: int
     window_seconds: int
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
     """What a route asks of a key beside its credits.
 
-    `permission` is a query such as `personas.write AND (eu OR us)`; empty asks for nothing.
+    `permission` is a query such as `personas.write AND (eu OR us)`; empty asks for nothing. `query` is the same, read.
     """
 
     permission: str = ""
     rate_limit: RateLimit | None = None
+    query: PermissionQuery | None = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "query", PermissionQuery(self.permission) if self.permission else None)
 
 
 NO_POLICY = Policy()
