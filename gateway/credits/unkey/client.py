@@ -7,6 +7,7 @@ Two wires with a root key each: one for verifying, on the path of every metered 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Literal, TypeVar
 
@@ -23,6 +24,7 @@ from gateway.wire import Answer, Headers, Wire, WireError
 __all__ = ["RemoteKey", "UnkeyClient", "Verdict"]
 
 VERIFY = b"/v2/keys.verifyKey"
+KEY_ID = re.compile(r"[A-Za-z0-9_]{3,255}")
 KEY_PREFIX = "gw"
 KEY_BYTES = 32
 
@@ -178,7 +180,9 @@ class UnkeyClient:
         await self._admin_wire.aclose()
 
     async def _find(self, call: str, asked: dict[str, Any], read: Callable[[dict[str, Any]], T]) -> T | None:
-        """As `_ask`, but None where the key is not there."""
+        """As `_ask`, but None where the key is not there, or its id can't be one of Unkey's."""
+        if not KEY_ID.fullmatch(asked["keyId"]):
+            return None
         try:
             return await self._ask(call, asked, read)
         except UnkeyRefused as error:
@@ -220,8 +224,10 @@ async def _read_late(rest: Coroutine[Any, Any, Answer]) -> Verdict:
 
 
 def _read_remaining(document: dict[str, Any]) -> tuple[int | None, str]:
-    remaining = read_count(_data(document), "remaining")
-    return remaining, read_text(read_object(document, "meta"), "requestId")
+    data = _data(document)
+    if "remaining" not in data:
+        raise Nonsense("remaining is missing")
+    return read_count(data, "remaining"), read_text(read_object(document, "meta"), "requestId")
 
 
 def _read_done(document: dict[str, Any]) -> bool:

@@ -23,10 +23,12 @@ REFUSALS = frozenset({400, 404, 409, 412, 422})
 """Of these, those that speak of what was asked, and not of the root key or the load."""
 AUTHORIZATION_TYPES = ("/authentication/missing", "/authentication/malformed")
 """Unkey answers 400, not 401, to a root key that it can't read."""
+NO_SUCH_API = "/data/api_not_found"
 RETRY_AFTER_SECONDS_MAX = 60
 WORD_MAX_CHARACTERS = 200
 
 UNREADABLE_ROOT_KEY = "Unkey can't read the root key: see credits.unkey.root_key and admin_root_key"
+UNKNOWN_API = "Unkey does not know the API, or not for this root key: see credits.unkey.api_id"
 UNKNOWN_ROOT_KEY = "Unkey does not know the root key: see credits.unkey.root_key and admin_root_key"
 FORBIDDEN_ROOT_KEY = "Unkey does not let the root key do this: see its permissions, and whether it is disabled"
 
@@ -61,7 +63,7 @@ class UnkeyRefused(GatewayError):
 def read_refusal(answer: Answer) -> UnkeyUnavailable | UnkeyRefused:
     """The error in an answer, other than 200, to something that was to be written or looked up."""
     problem_type, title = _read_problem(answer.body)
-    if answer.status in REFUSALS and problem_type and not problem_type.endswith(AUTHORIZATION_TYPES):
+    if answer.status in REFUSALS and problem_type and not problem_type.endswith((*AUTHORIZATION_TYPES, NO_SUCH_API)):
         cause = f"Unkey answered {answer.status} ({problem_type}): {title}"
         return UnkeyRefused(cause=cause, unkey_status=answer.status, unkey_type=problem_type)
     return read_failure(answer)
@@ -79,6 +81,8 @@ def read_failure(answer: Answer) -> UnkeyUnavailable:
 def _cause(status: int, problem_type: str) -> str:
     if status == 400 and problem_type.endswith(AUTHORIZATION_TYPES):
         return UNREADABLE_ROOT_KEY
+    if status == 404 and problem_type.endswith(NO_SUCH_API):
+        return UNKNOWN_API
     if status == 401:
         return UNKNOWN_ROOT_KEY
     if status == 403:

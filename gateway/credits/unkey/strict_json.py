@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 INTEGER_MAX = 2**63 - 1
+WHITE_SPACE = " \t\r\n"
 
 
 class Nonsense(ValueError):
@@ -15,14 +16,15 @@ class Nonsense(ValueError):
 def parse_object(body: bytes) -> dict[str, Any]:
     """The object that `body` is. Raises Nonsense."""
     try:
-        document = _DECODER.decode(body.decode("utf-8"))
+        text = body.decode("utf-8").strip(WHITE_SPACE)
+        document, end = _DECODER.raw_decode(text)  # `decode` would look for white space by regex
     except Nonsense:
         raise
     except (ValueError, RecursionError) as error:
         # Not its text: that may quote the document.
         raise Nonsense(f"not JSON ({type(error).__name__})") from None
-    if type(document) is not dict:
-        raise Nonsense("not an object")
+    if type(document) is not dict or end != len(text):
+        raise Nonsense("not an object, or something behind it")
     return document
 
 

@@ -12,9 +12,7 @@ from gateway.credits.unkey.strict_json import (
     Nonsense,
     parse_object,
     read_count,
-    read_flag,
     read_id,
-    read_object,
     read_text,
 )
 from gateway.credits.unkey.user_ids import decode_user_id
@@ -69,27 +67,26 @@ def read_verdict(body: bytes) -> Verdict:
         raise Nonsense("data is not an object")
     code = read_id(members, "code", CODE_MAX_CHARACTERS)
     is_valid = code == VALID
-    if read_flag(members, "valid") is not is_valid:
-        raise Nonsense("valid and code contradict each other")
+    if members.get("valid") is not is_valid:
+        raise Nonsense("valid is not what code says")
     key_id = read_id(members, "keyId") if is_valid else read_text(members, "keyId")
-    enabled = members.get("enabled")
-    if enabled is not None:
-        enabled = read_flag(members, "enabled")
-    if is_valid and enabled is False:
-        raise Nonsense("the key is valid and disabled")
-    return Verdict(
-        code,
-        key_id,
-        read_count(members, "credits"),
-        read_user_id(members),
-        enabled=enabled is not False,
-        rate_limit=_read_rate_limit(members.get("ratelimits")),
-    )
+    enabled = members.get("enabled", True)
+    if type(enabled) is not bool or (is_valid and not enabled):
+        raise Nonsense("enabled is no flag, or the key is valid and disabled")
+    limits = members.get("ratelimits")
+    rate_limit = None if limits is None else _read_rate_limit(limits)
+    left, user_id = read_count(members, "credits"), read_user_id(members)
+    return Verdict(code, key_id, left, user_id, enabled=enabled, rate_limit=rate_limit)
 
 
 def read_user_id(members: dict[str, Any]) -> str:
     """Our user id from the identity of a key; "" where it has none. Raises Nonsense."""
-    external_id = read_object(members, "identity").get("externalId")
+    identity = members.get("identity")
+    if identity is None:
+        return ""
+    if type(identity) is not dict:
+        raise Nonsense("identity is not an object")
+    external_id = identity.get("externalId")
     if external_id is None:
         return ""
     if type(external_id) is not str or len(external_id) > EXTERNAL_ID_MAX_CHARACTERS:
@@ -98,8 +95,6 @@ def read_user_id(members: dict[str, Any]) -> str:
 
 
 def _read_rate_limit(limits: Any) -> RateLimitState | None:
-    if limits is None:
-        return None
     if type(limits) is not list:
         raise Nonsense("ratelimits is not a list")
     chosen: dict[str, Any] | None = None

@@ -42,7 +42,7 @@ class VerifyBody:
 
 
 def limit_name(route: str) -> str:
-    """What Unkey knows the limit of a route by. It stays the same as long as the route does."""
+    """What Unkey knows a limit by. It stays the same as long as the route, or the limit's own name, does."""
     name = NAME_PREFIX + route
     if len(name) <= NAME_MAX_CHARACTERS:
         return name
@@ -57,7 +57,7 @@ def _write_rest(policy: Policy, route: str) -> bytes:
     if policy.rate_limit is not None:
         limit = policy.rate_limit
         duration_ms = limit.window_seconds * 1000
-        members["ratelimits"] = [{"name": limit_name(route), "limit": limit.limit, "duration": duration_ms, "cost": 1}]
+        members["ratelimits"] = [{"name": limit_name(limit.name or route), "limit": limit.limit, "duration": duration_ms, "cost": 1}]
     rest = json.dumps(members, separators=(",", ":"))[1:]
     return (rest if not members else "," + rest).encode("ascii")
 
