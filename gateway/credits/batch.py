@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-import time
 from collections.abc import Callable, Iterable, Sequence
-from functools import cache
 from typing import Any
 
+from gateway.credits.admission import Admission
+from gateway.credits.ledger import now_ms
 from gateway.credits.provider import NO_POLICY, Hold, HoldLost, Policy
+from gateway.credits.statements import by_count, marks
 from gateway.errors import GatewayError, InvalidKey, KeyDisabled, KeyExpired, OutOfCredits
 
 Row = list[Any]
@@ -85,21 +86,32 @@ class End:
         self.lost: GatewayError | None = None
 
 
+def is_read_only(takes: Sequence[Take], ends: Sequence[End]) -> bool:
+    """Whether there is nothing to write: free calls that nobody counts."""
+    return not ends and not any(take.cost or take.policy.rate_limit for take in takes)
+
+
 class Transaction:
     """Commits batches on one connection. One thread at a time may use it.
 
     `first_hold_id` says where an instance's numbers begin. It is asked before each commit, and where the answer has
-    changed (the process had been taken for dead), numbering begins anew there.
+    changed (the process had been taken for dead), numbering begins anew there. `now_ms` is the wall clock.
     """
 
     def __init__(
-        self, connection: sqlite3.Connection, first_hold_id: Callable[[], int], *, checkout: str | None = None
+        self,
+        connection: sqlite3.Connection,
+        first_hold_id: Callable[[], int],
+        *,
+        checkout: str | None = None,
+        now_ms: Callable[[], int] = now_ms,
     ) -> None:
         self._connection = connection
         self._execute = connection.execute
         self._ask_first_hold_id = first_hold_id
         self._first_hold_id = self._next_hold_id = -1
         self._checkout = checkout
+        self._now_ms = now_ms
         self._numbers: dict[bytes, int] = {}
 
     def wait_for_lock(self, milliseconds: int) -> None:
@@ -111,8 +123,7 @@ class Transaction:
         first_hold_id = self._ask_first_hold_id()
         if first_hold_id != self._first_hold_id:
             self._first_hold_id = self._next_hold_id = first_hold_id
-        read_only = not ends and not any(take.cost for take in takes)
-        self._execute("BEGIN" if read_only else "BEGIN IMMEDIATE")
+        self._execute("BEGIN" if is_read_only(takes, ends) else "BEGIN IMMEDIATE")
         try:
             self._write(takes, ends)
             self._execute("COMMIT")
@@ -125,7 +136,7 @@ class Transaction:
         self._connection.close()
 
     def _write(self, takes: Sequence[Take], ends: Sequence[End]) -> None:
-        now = time.time_ns() // 1_000_000
+        now = self._now_ms()
         keys = self._load_keys(takes, ends)
         changed: dict[int, Row] = {}
         if ends:
@@ -211,12 +222,13 @@ class Transaction:
 
     def _take(self, takes: Sequence[Take], keys: dict[int, Row], changed: dict[int, Row], now: int) -> None:
         by_hash = {key[HASH]: key for key in keys.values()}
+        admission = self._admission(takes, by_hash, now)
         values: list[Any] = []
         hold_id = first_id = self._next_hold_id
         for take in takes:
             key = by_hash.get(take.key_hash)
             cost = take.cost
-            refusal = self._refusal(key, cost, now)
+            refusal = self._refusal(take, key, admission, now)
             if key is None or refusal is not None:
                 take.outcome = refusal
                 continue
@@ -235,14 +247,30 @@ class Transaction:
         if values:
             self._next_hold_id = hold_id
             self._execute(_sql_take(hold_id - first_id), values)
+        if admission is not None:
+            admission.write()
 
-    def _refusal(self, key: Row | None, cost: int, now: int) -> GatewayError | None:
+    def _admission(self, takes: Sequence[Take], by_hash: dict[bytes, Row], now: int) -> Admission | None:
+        """What answers for the policies of these takes; None where none has one, which then costs nothing."""
+        asked = [
+            (by_hash[take.key_hash][ID], take.policy, take.route)
+            for take in takes
+            if take.policy is not NO_POLICY and take.key_hash in by_hash
+        ]
+        return Admission(self._execute, asked, now) if asked else None
+
+    def _refusal(self, take: Take, key: Row | None, admission: Admission | None, now: int) -> GatewayError | None:
         if key is None or key[REVOKED_AT] is not None:
             return InvalidKey()
         if not key[ENABLED]:
             return KeyDisabled()
         if key[EXPIRES_AT] is not None and key[EXPIRES_AT] <= now:
             return KeyExpired()
+        if admission is not None:
+            refusal = admission.refusal(key[ID], take.policy, take.route)
+            if refusal is not None:
+                return refusal
+        cost = take.cost
         if key[BALANCE] is not None and key[BALANCE] - key[HELD] < cost:
             return OutOfCredits(available=key[BALANCE] - key[HELD], held=key[HELD], cost=cost, checkout=self._checkout)
         return None
@@ -264,15 +292,6 @@ def first_of_each(ends: Sequence[End]) -> dict[int, End]:
 def mark_lost(ends: dict[int, End], found: Iterable[tuple[int, ...]]) -> None:
     for hold_id in ends.keys() - {row[0] for row in found}:
         ends[hold_id].lost = HoldLost(cause=f"hold {hold_id} was ended by somebody else")
-
-
-def by_count(write: Callable[..., str]) -> Callable[..., str]:
-    """Statements differ by how many rows they handle: each is written once. (Batches are bounded, so these are too.)"""
-    return cache(write)
-
-
-def marks(count: int) -> str:
-    return ",".join("?" * count)
 
 
 @by_count

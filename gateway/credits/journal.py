@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from queue import SimpleQueue
 
-from gateway.credits.batch import End, Take, Transaction
+from gateway.credits.batch import End, Take, Transaction, is_read_only
 from gateway.credits.provider import Hold, Policy
 from gateway.deadlines import NEVER, Deadlines
 from gateway.errors import CreditsUnavailable
@@ -64,7 +64,7 @@ class Batch:
 
     @property
     def is_read_only(self) -> bool:
-        return not self.ends and not any(take.cost for take in self.takes)
+        return is_read_only(self.takes, self.ends)
 
     def apart(self) -> list[Batch]:
         """A batch for each of its items, any of which may be at fault."""

@@ -27,12 +27,11 @@ from gateway.credits.batch import (
     Row,
     Take,
     Transaction,
-    by_count,
     first_of_each,
     mark_lost,
-    marks,
     sql_append,
 )
+from gateway.credits.statements import by_count, marks
 from gateway.credits.unkey.holds import State, UnkeyHold, UnkeyTake
 from gateway.errors import GatewayError, InvalidKey, KeyDisabled
 

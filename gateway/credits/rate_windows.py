@@ -1,0 +1,154 @@
+"""Rate limits: how often a key may call a route, in windows that slide.
+
+A window begins at a multiple of its length in Unix time. What counts is the calls in it, and of those in the window
+before it the share that still lies within one length of now, rounded down: as if they had been spread evenly. Unkey
+counts in the same way. Only calls that were let through count.
+
+The counts are rows, read and written in the transaction of the holds: so they are the same for every process, and two
+calls can't both be the last. Time is the wall clock's. Where it was set back, a window that lies ahead goes on counting
+if it is the next one, so that small corrections give nothing away; one farther ahead is forgotten, so that no key is
+locked out for longer than two windows.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Any
+
+from sqlalchemy import Connection, RowMapping, and_, bindparam, delete, or_, select
+
+from gateway.credits.statements import by_count, rows
+from gateway.database.engine import Database
+from gateway.database.tables import rate_windows as table
+from gateway.errors import CreditsUnavailable, RateLimited
+
+Place = tuple[int, str, int]
+"""Where a window is counted: the key's number, the limit's name, the length in milliseconds."""
+
+PRUNE_SECONDS = 60.0
+PRUNE_MAX = 1_000
+"""Rows deleted in one transaction, for holds wait as long as it lasts."""
+
+
+class Window:
+    """One window's counts. Times are Unix milliseconds."""
+
+    __slots__ = ("count", "length_ms", "previous", "start")
+
+    def __init__(self, length_ms: int, start: int = 0, count: int = 0, previous: int = 0) -> None:
+        self.length_ms = length_ms
+        self.start = start
+        self.count = count
+        self.previous = previous
+
+    def move_to(self, now: int) -> None:
+        """Begin a new window if this one is over."""
+        length = self.length_ms
+        start = now - now % length
+        if start == self.start + length:
+            self.previous, self.count, self.start = self.count, 0, start
+        elif start not in (self.start, self.start - length):
+            self.previous, self.count, self.start = 0, 0, start
+
+    def used(self, now: int) -> int:
+        """How many calls count now."""
+        unseen = max(0, now - self.start)
+        return self.count + self.previous * (self.length_ms - unseen) // self.length_ms
+
+    def seconds_left(self, now: int) -> int:
+        """Until the next window has begun, rounded up."""
+        return (self.start + self.length_ms - now) // 1000 + 1
+
+
+class RateWindows:
+    """The windows that one transaction is about."""
+
+    def __init__(self, execute: Callable[..., Any], places: Iterable[Place], now: int) -> None:
+        self._execute = execute
+        self._now = now
+        self._windows = {place: Window(place[2]) for place in places}
+        self._changed: dict[Place, Window] = {}
+        if self._windows:
+            self._load()
+
+    def take(self, place: Place, limit: int) -> RateLimited | None:
+        """Count a call, or say why it is one too many."""
+        window, now = self._windows[place], self._now
+        window.move_to(now)
+        if window.used(now) >= limit:
+            return RateLimited(limit=limit, remaining=0, reset_seconds=window.seconds_left(now))
+        window.count += 1
+        self._changed[place] = window
+        return None
+
+    def write(self) -> None:
+        """Put what was counted into the database."""
+        if self._changed:
+            values: list[int | str] = []
+            for place, window in self._changed.items():
+                values += (*place, window.start, window.count, window.previous)
+            self._execute(_sql_write(len(self._changed)), values)
+
+    def _load(self) -> None:
+        values = [value for place in self._windows for value in place]
+        for key, name, length_ms, *counts in self._execute(_sql_load(len(self._windows)), values):
+            self._windows[key, name, length_ms] = Window(length_ms, *counts)
+
+
+class Pruner:
+    """Deletes rows that count for nothing any more. Called by every beat of the heart; looks once in a while.
+
+    They are looked for in a read, which holds up nobody, and deleted by their primary key: no index on time, which
+    every call would pay for.
+    """
+
+    def __init__(self, database: Database, now_ms: Callable[[], int]) -> None:
+        self._database = database
+        self._now_ms = now_ms
+        self._due = 0.0
+
+    async def prune(self) -> None:
+        if time.monotonic() < self._due:
+            return
+        self._due = time.monotonic() + PRUNE_SECONDS
+        try:
+            while stale := await self._database.read(partial(find_stale, now=self._now_ms())):
+                await self._database.transaction(partial(delete_stale, stale=stale))
+        except CreditsUnavailable:
+            pass  # The heart says when the database does not answer; these rows can wait.
+
+
+def find_stale(connection: Connection, now: int, most: int = PRUNE_MAX) -> Sequence[RowMapping]:
+    """Rows whose calls count for nothing now: they ended a whole length ago, or lie ahead of a clock set back."""
+    age = now - table.c.start
+    nothing = or_(age >= 2 * table.c.window_ms, age <= -2 * table.c.window_ms)
+    query = select(table.c.key, table.c.name, table.c.window_ms, table.c.start).where(nothing).limit(most)
+    return connection.execute(query).mappings().all()
+
+
+def delete_stale(connection: Connection, stale: Sequence[RowMapping]) -> None:
+    """Delete them, but for those that have begun to count again."""
+    unchanged = and_(*(table.c[name] == bindparam(f"found_{name}") for name in stale[0]))
+    found = [{f"found_{name}": value for name, value in row.items()} for row in stale]
+    connection.execute(delete(table).where(unchanged), found)
+
+
+@by_count
+def _sql_load(count: int) -> str:
+    # As a join in this order, for SQLite answers (a, b, c) IN (VALUES …) by reading the whole table.
+    return (
+        f"WITH wanted (key, name, window_ms) AS (VALUES {rows(count, '(?,?,?)')})"
+        " SELECT w.key, w.name, w.window_ms, r.start, r.count, r.previous FROM wanted w CROSS JOIN rate_windows r"
+        " ON r.key = w.key AND r.name = w.name AND r.window_ms = w.window_ms"
+    )
+
+
+@by_count
+def _sql_write(count: int) -> str:
+    return (
+        "INSERT INTO rate_windows (key, name, window_ms, start, count, previous)"
+        f" VALUES {rows(count, '(?,?,?,?,?,?)')} ON CONFLICT DO UPDATE"
+        " SET start = excluded.start, count = excluded.count, previous = excluded.previous"
+    )
