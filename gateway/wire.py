@@ -48,7 +48,7 @@ Left = Callable[[Coroutine[Any, Any, Answer]], None]
 
 
 class Wire(Protocol):
-    """Posts to one base URL. Nothing whose bytes were sent is ever sent again."""
+    """Posts to one base URL. Nothing whose bytes were sent is ever sent again; no answer is longer than 1 MiB."""
 
     async def post(
         self, target: bytes, headers: Headers, body: bytes, timeout_seconds: float, left: Left | None = None

@@ -19,8 +19,8 @@ from gateway.credits.unkey.user_ids import decode_user_id
 
 VALID = "VALID"
 CODE_MAX_CHARACTERS = 64
-EXTERNAL_ID_MAX_CHARACTERS = 1024
-"""More than Unkey allows now: keys made by its old API may have other ids."""
+EXTERNAL_ID_MAX_CHARACTERS = 256
+"""What Unkey has room for. Of which characters is no matter: its old API let through more than its new one."""
 EPOCH_MS_MIN = 10**12
 """Unkey's schema calls `reset` a duration, of 30 days at most; its server sends the time itself."""
 
