@@ -57,7 +57,9 @@ def _write_rest(policy: Policy, route: str) -> bytes:
     if policy.rate_limit is not None:
         limit = policy.rate_limit
         duration_ms = limit.window_seconds * 1000
-        members["ratelimits"] = [{"name": limit_name(limit.name or route), "limit": limit.limit, "duration": duration_ms, "cost": 1}]
+        members["ratelimits"] = [
+            {"name": limit_name(limit.name or route), "limit": limit.limit, "duration": duration_ms, "cost": 1}
+        ]
     rest = json.dumps(members, separators=(",", ":"))[1:]
     return (rest if not members else "," + rest).encode("ascii")
 
