@@ -264,6 +264,9 @@ def test_an_update_of_credits_is_partial_too(change, credits):
         key_id, _ = await unkey.create(credits={"remaining": 5, "refill": {"interval": "daily", "amount": 9}})
         await unkey.data("keys.updateKey", keyId=key_id, credits=change)
         assert (await unkey.data("keys.getKey", keyId=key_id)).get("credits") == credits
+        # A refill of an unlimited key would not be shown; it would be back with its credits.
+        expected = {**(credits or {}), "remaining": 1}
+        assert await unkey.update_credits(key_id, "set", 1) == expected
 
     tell(story)
 
@@ -316,6 +319,7 @@ def test_a_reroll_copies_the_stored_credits_and_leaves_them_on_the_old_key_too()
 def test_a_reroll_with_expiration_zero_ends_the_old_key_now():
     async def story(unkey):
         key_id, key = await unkey.create()
+        unkey.clock.advance(1)
         made = await unkey.data("keys.rerollKey", keyId=key_id, expiration=0)
         assert (await unkey.verify(key))["code"] == "EXPIRED"
         assert (await unkey.verify(made["key"]))["code"] == "VALID"

@@ -248,6 +248,14 @@ def test_a_body_that_is_no_json_is_a_bad_request(raw_body):
     tell(story)
 
 
+def test_nothing_but_json_numbers_are_kept_in_meta():
+    async def story(unkey):
+        answer = await unkey.send("keys.createKey", b'{"apiId":"%b","meta":{"a":NaN}}' % API_ID.encode())
+        assert refusal_of(answer) == INVALID_INPUT
+
+    tell(story)
+
+
 def test_a_body_must_be_declared_as_json():
     async def story(unkey):
         for content_type in (None, "text/plain"):
