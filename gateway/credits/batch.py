@@ -20,6 +20,7 @@ from gateway.credits.admission import Admission
 from gateway.credits.ledger import now_ms
 from gateway.credits.provider import NO_POLICY, Hold, HoldLost, Policy
 from gateway.credits.statements import by_count, marks
+from gateway.database.open_files import OpenFiles
 from gateway.errors import GatewayError, InvalidKey, KeyDisabled, KeyExpired, OutOfCredits
 
 Row = list[Any]
@@ -101,12 +102,14 @@ class Transaction:
     def __init__(
         self,
         connection: sqlite3.Connection,
+        files: OpenFiles,
         first_hold_id: Callable[[], int],
         *,
         checkout: str | None = None,
         now_ms: Callable[[], int] = now_ms,
     ) -> None:
         self._connection = connection
+        self._files = files
         self._execute = connection.execute
         self._ask_first_hold_id = first_hold_id
         self._first_hold_id = self._next_hold_id = -1
@@ -125,6 +128,7 @@ class Transaction:
             self._first_hold_id = self._next_hold_id = first_hold_id
         self._execute("BEGIN" if is_read_only(takes, ends) else "BEGIN IMMEDIATE")
         try:
+            self._files.check()
             self._write(takes, ends)
             self._execute("COMMIT")
         except BaseException:

@@ -165,5 +165,8 @@ class LocalProvider:
     def _open_transaction(self) -> Transaction:
         connection = connect_sqlite(self._database.path, synchronous="NORMAL")
         return Transaction(
-            connection, lambda: self.heart.instance * HOLDS_PER_INSTANCE + 1, checkout=self._settings.checkout
+            connection,
+            self._database.files,
+            lambda: self.heart.instance * HOLDS_PER_INSTANCE + 1,
+            checkout=self._settings.checkout,
         )

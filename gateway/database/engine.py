@@ -20,6 +20,7 @@ import sqlalchemy
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import SQLAlchemyError
 
+from gateway.database.open_files import FilesReplaced, OpenFiles
 from gateway.database.schema import migrate
 from gateway.database.worker import Worker
 from gateway.errors import CreditsUnavailable
@@ -46,6 +47,7 @@ class Database:
 
     def __init__(self, path: Path, engine: Engine) -> None:
         self.path = path
+        self.files = OpenFiles(path)
         self._engine = engine
         self._worker = Worker("database")
 
@@ -54,11 +56,19 @@ class Database:
 
         Raises CreditsUnavailable where the database does not take it; the transaction is then rolled back.
         """
-        return await self._worker.run(partial(_run_on, self._engine, work))
+        return await self._worker.run(partial(self._run_on, self._engine, work))
 
     async def read(self, work: Callable[[Connection], Result]) -> Result:
         """Run `work` on one consistent snapshot. Raises CreditsUnavailable."""
-        return await self._worker.run(partial(_run_on, self._engine.execution_options(begin="BEGIN"), work))
+        return await self._worker.run(partial(self._run_on, self._engine.execution_options(begin="BEGIN"), work))
+
+    def _run_on(self, engine: Engine, work: Callable[[Connection], Result]) -> Result:
+        try:
+            with engine.begin() as connection:
+                self.files.check()
+                return work(connection)
+        except (SQLAlchemyError, FilesReplaced) as error:
+            raise CreditsUnavailable(cause=f"database: {error}") from error
 
     async def aclose(self) -> None:
         await asyncio.to_thread(self.close)
@@ -68,14 +78,6 @@ class Database:
             self._engine.dispose()
         else:
             logger.warning("the database does not answer; leaving without closing it")
-
-
-def _run_on(engine: Engine, work: Callable[[Connection], Result]) -> Result:
-    try:
-        with engine.begin() as connection:
-            return work(connection)
-    except SQLAlchemyError as error:
-        raise CreditsUnavailable(cause=f"database: {error}") from error
 
 
 def open_database(url: str) -> Database:

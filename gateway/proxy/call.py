@@ -17,6 +17,7 @@ class Call:
     """
 
     __slots__ = (
+        "asked_at",
         "bytes_sent",
         "cost",
         "held_at",
@@ -34,6 +35,7 @@ class Call:
     def __init__(self, request_id: str, started_at: float) -> None:
         self.request_id = request_id
         self.started_at = started_at
+        self.asked_at = 0.0
         self.held_at = 0.0
         self.upstream_at = 0.0
         self.route: Route | None = None

@@ -86,6 +86,7 @@ class Endpoint:
         body: Any = b""
         if head.has_body and not head.expects_continue:
             body = await read_body(receive, head.content_length, route.body_max_bytes)
+        call.asked_at = perf_counter()
         if not route.is_public:
             call.hold = await self._provider.hold(head.api_key, route.cost, route.name, call.request_id)
         call.held_at = perf_counter()
@@ -268,7 +269,7 @@ class Endpoint:
                 call.status,
                 now - call.started_at,
                 call.upstream_at - call.held_at if call.upstream_at else 0.0,
-                call.held_at - call.started_at if call.held_at else 0.0,
+                call.held_at - call.asked_at if call.held_at else 0.0,
                 charged,
             )
             if call.released:

@@ -162,5 +162,8 @@ class UnkeyProvider:
     def _open_transaction(self) -> UnkeyTransaction:
         connection = connect_sqlite(self._database.path, synchronous="NORMAL")
         return UnkeyTransaction(
-            connection, lambda: self.heart.instance * HOLDS_PER_INSTANCE + 1, checkout=self._checkout
+            connection,
+            self._database.files,
+            lambda: self.heart.instance * HOLDS_PER_INSTANCE + 1,
+            checkout=self._checkout,
         )
