@@ -114,15 +114,18 @@ class Spending:
 
     # The story
 
-    async def hold(self, api_key: bytes, cost: int, route: str, request_id: str, policy: Policy = NO_POLICY) -> Hold:
+    def hold(
+        self, api_key: bytes, cost: int, route: str, request_id: str, policy: Policy = NO_POLICY
+    ) -> Coroutine[Any, Any, Hold]:
         """See CreditsProvider.hold."""
+        # Not a coroutine of its own: every wake-up of a call would pass through it.
         key_hash = sha256(api_key).digest()
         account = self._accounts.get(key_hash)
         if account is not None:
-            return await self._hold(api_key, key_hash, cost, route, request_id, policy, account)
-        if not 0 < len(api_key) <= API_KEY_MAX_BYTES:
-            raise InvalidKey
-        return await self._introduce(key_hash, partial(self._hold, api_key, key_hash, cost, route, request_id, policy))
+            return self._hold(api_key, key_hash, cost, route, request_id, policy, account)
+        return self._introduce(
+            api_key, key_hash, partial(self._hold, api_key, key_hash, cost, route, request_id, policy)
+        )
 
     async def _hold(
         self,
@@ -270,8 +273,12 @@ class Spending:
 
     # Keys seen for the first time
 
-    async def _introduce(self, key_hash: bytes, ask: Callable[[Account | None], Awaitable[UnkeyHold]]) -> UnkeyHold:
+    async def _introduce(
+        self, api_key: bytes, key_hash: bytes, ask: Callable[[Account | None], Awaitable[UnkeyHold]]
+    ) -> UnkeyHold:
         """A hold of a key that this process does not know. One caller asks, the others wait for what becomes of it."""
+        if not 0 < len(api_key) <= API_KEY_MAX_BYTES:
+            raise InvalidKey
         while (other := self._introductions.get(key_hash)) is not None:
             error = await asyncio.shield(other)
             if error is not None:

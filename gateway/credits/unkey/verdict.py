@@ -24,6 +24,9 @@ EXTERNAL_ID_MAX_CHARACTERS = 256
 EPOCH_MS_MIN = 10**12
 """Unkey's schema calls `reset` a duration, of 30 days at most; its server sends the time itself."""
 
+UNLIMITED_SINCE = -1
+"""What Unkey's counter tells of a key made unlimited while the cached row still has credits (usagelimiter/redis.go)."""
+
 RateLimitState = tuple[int, int, int]
 """Limit, remaining, and when it resets in Unix milliseconds."""
 
@@ -75,7 +78,8 @@ def read_verdict(body: bytes) -> Verdict:
         raise Nonsense("enabled is no flag, or the key is valid and disabled")
     limits = members.get("ratelimits")
     rate_limit = None if limits is None else _read_rate_limit(limits)
-    left, user_id = read_count(members, "credits"), read_user_id(members)
+    left = None if members.get("credits") == UNLIMITED_SINCE else read_count(members, "credits")
+    user_id = read_user_id(members)
     return Verdict(code, key_id, left, user_id, enabled=enabled, rate_limit=rate_limit)
 
 

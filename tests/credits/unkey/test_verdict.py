@@ -156,7 +156,7 @@ NONSENSE: dict[str, bytes] = {
             "keyId with a space": but(keyId="key 1"),
             "keyId not ASCII": but(keyId="kéy_1"),
             "keyId half a surrogate pair": but(keyId="\ud800"),
-            "credits negative": but(credits=-1),
+            "credits negative": but(credits=-2),
             "credits a fraction": but(credits=1.5),
             "credits a whole fraction": but(credits=1.0),
             "credits a text": but(credits="1"),
@@ -245,3 +245,8 @@ def test_whatever_is_wrong_in_a_verdict_it_is_read_or_refused(changes, gone):
 def test_wherever_a_verdict_is_damaged_it_is_read_or_refused(start, length, patch):
     body = said(GOOD).body
     check_read(body[:start] + patch + body[start + length :])
+
+
+def test_a_key_that_has_just_become_unlimited_is_unlimited_and_not_nonsense():
+    body = b'{"data":{"valid":true,"code":"VALID","keyId":"key_1","credits":-1}}'
+    assert read_verdict(body).credits is None
