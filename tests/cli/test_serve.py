@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import selectors
 import shlex
@@ -19,7 +20,9 @@ import pytest
 
 from gateway.cli.failure import CommandFailed
 from gateway.cli.serve import with_server
+from gateway.cli.stand_in import stand_in
 from gateway.config.load import parse_config
+from gateway.sandbox.unkey.server import API_ID, ROOT_KEY
 
 GATEWAY = [sys.executable, "-c", "from gateway.cli.main import main; main()"]
 PATIENCE_SECONDS = 30
@@ -50,8 +53,14 @@ class Running:
 
 
 @contextmanager
-def running(*arguments: str, cwd):
-    process = subprocess.Popen([*GATEWAY, *arguments], cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+def running(*arguments: str, cwd, **environ: str):
+    process = subprocess.Popen(
+        [*GATEWAY, *arguments],
+        cwd=cwd,
+        env={**os.environ, **environ},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
     try:
         with process:
             try:
@@ -149,10 +158,65 @@ def test_dev_sells_a_call_and_stops_everything_on_ctrl_c(config_file):
             assert psutil.wait_procs(children, timeout=5)[1] == []
 
 
-def test_the_persona_service_ends_with_a_gateway_that_is_killed(config_file):
-    with running("dev", cwd=config_file.parent) as gateway:
+SELLS = """\
+server: {port: 0}
+admin: null
+credits: {signup_credits: 12%s}
+upstreams: {a: {targets: ["http://127.0.0.1:9"]}}
+routes: [{path: /v1/personas, methods: [POST], upstream: a, cost: 5}]
+"""
+
+
+def call(gateway: Running) -> httpx.Response:
+    """A call of the key that `dev` has printed."""
+    key = gateway.line(r"\nAPI_KEY=(gw_\w+)\n")
+    address = gateway.line(r"(?m)^gateway +(http://\S+)\n")
+    return httpx.post(f"{address}/v1/personas", headers={"x-api-key": key}, json={"seed": 7})
+
+
+def test_dev_with_unkey_sells_until_the_credits_are_gone_and_leaves_nothing_behind(config_file, tmp_path_factory):
+    scratch = tmp_path_factory.mktemp("scratch")
+    config_file.write_text(SELLS % "")
+    with running("dev", "--provider", "unkey", cwd=config_file.parent, TMPDIR=str(scratch)) as gateway:
+        for remaining in ("7", "2"):
+            response = call(gateway)
+            assert response.status_code == 200, response.text
+            assert response.headers["x-credits-cost"] == "5"
+            assert response.headers["x-credits-remaining"] == remaining
+        refused = call(gateway)
+        assert (refused.status_code, refused.json()["available"]) == (402, 2)
+        unkey = gateway.line(r"(?m)^unkey +(http://\S+) \(stand-in\)\n")
+        verified = [call for call in httpx.get(f"{unkey}/_sandbox/requests").json() if call["call"] == "keys.verifyKey"]
+        assert len(verified) >= 3, "the calls were verified there"
+        children = psutil.Process(gateway.process.pid).children(recursive=True)
+        assert len(children) == 2, "both stand-ins are processes of their own"
+        assert gateway.stop(signal.SIGINT) == 0
+        assert psutil.wait_procs(children, timeout=5)[1] == []
+    assert list(scratch.iterdir()) == [], "the temporary database is gone"
+    assert [entry.name for entry in config_file.parent.iterdir()] == ["config.yaml"], "the config's was never made"
+
+
+def test_dev_uses_the_unkey_of_the_config_unless_told_otherwise(config_file, tmp_path_factory):
+    with stand_in("gateway.sandbox.unkey") as address:
+        unkey = f", provider: unkey, unkey: {{api_id: {API_ID}, root_key: {ROOT_KEY}, base_url: '{address}'}}"
+        config_file.write_text(SELLS % unkey)
+        with running("dev", cwd=config_file.parent) as gateway:
+            assert call(gateway).headers["x-credits-remaining"] == "7"
+            assert b"unkey" not in gateway.seen, "no stand-in beside a real one"
+        assert (config_file.parent / "data/gateway.db").exists()
+        asked = len(httpx.get(f"{address}/_sandbox/requests").json())
+        assert asked
+        with running("dev", "--provider", "local", cwd=config_file.parent) as gateway:
+            assert call(gateway).headers["x-credits-remaining"] == "7"
+        assert len(httpx.get(f"{address}/_sandbox/requests").json()) == asked, "Unkey is not asked"
+
+
+@pytest.mark.parametrize("options", [[], ["--provider", "unkey"]])
+def test_the_stand_ins_end_with_a_gateway_that_is_killed(config_file, options):
+    with running("dev", *options, cwd=config_file.parent) as gateway:
         gateway.line(r"\n(API_KEY)=")
         children = psutil.Process(gateway.process.pid).children(recursive=True)
+        assert len(children) == 1 + len(options) // 2
         gateway.stop(signal.SIGKILL)
         assert psutil.wait_procs(children, timeout=10)[1] == []
 

@@ -143,7 +143,8 @@ def test_the_readme_shows_what_gateway_dev_prints():
     host, admin = config.server.host, config.admin
     addresses = Addresses(f"http://{host}:{config.server.port}", f"http://{admin.host}:{admin.port}")
     with contextlib.redirect_stdout(io.StringIO()) as output:
-        _print_start(addresses, config.upstreams["personas"].targets[0], config, secret, key)
+        stand_ins = {"personas": config.upstreams["personas"].targets[0], "unkey": None}
+        _print_start(addresses, stand_ins, config, secret, key)
     assert output.getvalue() in blocks(ROOT / "README.md", "text")
 
 
