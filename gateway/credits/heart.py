@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from sqlalchemy import Connection
 
@@ -27,7 +27,7 @@ class Heart:
     """Beats for one provider. `instance` is the number under which this process owns holds now; 0 before `open`.
 
     `read_orphans` finds open holds without a living owner; `on_health` hears when the database stops taking holds, and
-    when it takes them again.
+    when it takes them again; `chore` is what else is done at each beat.
     """
 
     def __init__(
@@ -39,6 +39,7 @@ class Heart:
         dead_after_seconds: float,
         on_health: Callable[[bool, str], None] | None = None,
         on_commit: Callable[[int], None] | None = None,
+        chore: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self.instance = 0
         self._database = database
@@ -47,6 +48,7 @@ class Heart:
         self._watch = instances.Watch(time.monotonic, dead_after_seconds)
         self._on_health = on_health
         self._on_commit = on_commit
+        self._chore = chore
         self._failing = False
         self._journal: Journal | None = None
         self._task: asyncio.Task[None] | None = None
@@ -95,6 +97,8 @@ class Heart:
                 await self._beat()
                 self._recovered()
                 await self._recover(journal)
+                if self._chore is not None:
+                    await self._chore()
             except GatewayError as error:
                 self._watch.restart()
                 self.failed(error.cause)

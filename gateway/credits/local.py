@@ -1,7 +1,7 @@
 """The `local` provider: keys, balances and the ledger in the gateway's own database.
 
 Spending goes through the journal (group commit), everything else through the Database's transactions; the heart beats,
-buries the dead and ends their holds.
+buries the dead, ends their holds and deletes the counts of rate limits that are over.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from gateway.credits.checks import check_credits, check_grant, check_permissions
 from gateway.credits.heart import Heart
 from gateway.credits.journal import Journal
 from gateway.credits.provider import NO_POLICY, ApiKey, Balance, Entry, Hold, Movement, Policy
+from gateway.credits.rate_windows import Pruner
 from gateway.credits.secrets import PREFIX, new_secret
 from gateway.database.engine import Database, connect_sqlite
 from gateway.database.tables import HOLDS_PER_INSTANCE
@@ -60,6 +61,7 @@ class LocalProvider:
             dead_after_seconds=settings.dead_after_seconds,
             on_health=on_health,
             on_commit=on_commit,
+            chore=Pruner(database, ledger.now_ms).prune,
         )
         self.journal = Journal(
             self._open_transaction,
