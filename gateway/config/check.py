@@ -13,6 +13,7 @@ from gateway.config.address import check_base_url, check_page_url
 from gateway.config.problem import Finding, Path, did_you_mean
 from gateway.config.route_path import RoutePath, check_prefix
 from gateway.config.tree import AdminSection, Config, Method, RouteSection, SettledCost, UpstreamSection
+from gateway.permissions import PermissionQuery
 
 _NOT_FOR_COSTS = frozenset(
     {
@@ -115,6 +116,7 @@ def _check_routes(config: Config) -> Iterator[Finding]:
         at: Path = ("routes", index)
         yield from _check_path(at, route)
         yield from _check_price(at, route)
+        yield from _check_policy(at, route)
         yield from _check_upstream(at, route, config)
 
 
@@ -147,6 +149,18 @@ def _check_price(at: Path, route: RouteSection) -> Iterator[Finding]:
             yield Finding((*at, "cost", "settle"), f"the header {header} has a meaning of its own in HTTP")
         elif header.startswith("x-gateway-"):
             yield Finding((*at, "cost", "settle"), "X-Gateway-* headers are the gateway's own")
+
+
+def _check_policy(at: Path, route: RouteSection) -> Iterator[Finding]:
+    for key, asked in (("permission", route.permission), ("rate_limit", route.rate_limit)):
+        if route.public and asked is not None:
+            depends: tuple[Path, ...] = ((*at, key), (*at, "public"))
+            yield Finding((*at, key), "a public route takes no key to ask this of (cost: 0 does)", None, depends)
+    if route.permission is not None:
+        try:
+            PermissionQuery(route.permission)
+        except ValueError as error:
+            yield Finding((*at, "permission"), str(error), shows=True)
 
 
 def _check_upstream(at: Path, route: RouteSection, config: Config) -> Iterator[Finding]:

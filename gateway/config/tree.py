@@ -185,6 +185,15 @@ class SettledCost(Section):
     """Response header, or trailer when streaming, that tells the real cost."""
 
 
+class RateLimitSection(Section):
+    """How often a key may call a route."""
+
+    limit: Annotated[int, Field(strict=True, ge=1, le=1_000_000_000)]
+    """Calls of one key in a window."""
+    window_seconds: Annotated[int, Field(strict=True, ge=1, le=2_592_000)]
+    """The window's length; 30 days at most."""
+
+
 class RouteSection(Section):
     """What is sold: a path, where it goes, what it costs."""
 
@@ -196,6 +205,10 @@ class RouteSection(Section):
     """Name of the upstream."""
     cost: Credits | SettledCost | None = None
     """Credits per call. 0: a key is needed, the call is free."""
+    permission: Annotated[str | None, Field(min_length=1, examples=["personas.write AND (eu OR us)"])] = None
+    """Permissions that the key must have: names, AND, OR and parentheses; AND binds tighter. Else 403."""
+    rate_limit: RateLimitSection | None = None
+    """How often a key may call the route, in a window that slides; a call too many is answered 429. Absent: no limit."""
     public: bool = False
     """No key, no credits."""
     release_on: tuple[ReleaseReason, ...] = ("unreachable", "timeout", "5xx")

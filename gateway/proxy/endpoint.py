@@ -88,7 +88,7 @@ class Endpoint:
             body = await read_body(receive, head.content_length, route.body_max_bytes)
         call.asked_at = perf_counter()
         if not route.is_public:
-            call.hold = await self._provider.hold(head.api_key, route.cost, route.name, call.request_id)
+            call.hold = await self._provider.hold(head.api_key, route.cost, route.name, call.request_id, route.policy)
         call.held_at = perf_counter()
         request = UpstreamRequest(scope["method"].encode("ascii"), b"", head.headers, body, head.content_length)
         response = await self._send(call, route, request, head, scope, receive)

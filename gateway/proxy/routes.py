@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from gateway.config.tree import RouteSection, SettledCost
+from gateway.credits.provider import NO_POLICY, Policy, RateLimit
 from gateway.errors import BadRequest, MethodNotAllowed, NoRoute
 from gateway.observe.accumulators import RouteMetrics
 from gateway.proxy.body import Uploads
@@ -30,6 +31,7 @@ class Route:
         "is_websocket",
         "metrics",
         "name",
+        "policy",
         "release_on",
         "releases_4xx",
         "releases_5xx",
@@ -53,6 +55,7 @@ class Route:
         self.cost = cost.hold if isinstance(cost, SettledCost) else (cost or 0)
         self.cost_field = (b"x-gateway-cost", b"%d" % self.cost)
         self.settle_header = cost.settle.lower().encode("ascii") if isinstance(cost, SettledCost) else b""
+        self.policy = _policy(section)
         self.is_public = section.public
         self.is_websocket = section.websocket
         self.release_on = frozenset(section.release_on)
@@ -63,6 +66,18 @@ class Route:
         self.transport = transport
         self.uploads = uploads or Uploads(UPLOADS_MAX)
         self.metrics = metrics
+
+
+def _policy(section: RouteSection) -> Policy:
+    """What is asked of a key beside its credits. Routes of one path count their calls apart, so their methods are in
+    the limit's name."""
+    if section.permission is None and section.rate_limit is None:
+        return NO_POLICY
+    limit = section.rate_limit
+    if limit is None:
+        return Policy(section.permission or "")
+    name = f"{','.join(sorted(set(section.methods)))} {section.path}"
+    return Policy(section.permission or "", RateLimit(limit.limit, limit.window_seconds, name))
 
 
 class _Node:
