@@ -153,10 +153,11 @@ def _check_price(at: Path, route: RouteSection) -> Iterator[Finding]:
 
 def _check_policy(at: Path, route: RouteSection) -> Iterator[Finding]:
     for key, asked in (("permission", route.permission), ("rate_limit", route.rate_limit)):
-        if route.public and asked is not None:
+        if route.public and asked:
             depends: tuple[Path, ...] = ((*at, key), (*at, "public"))
-            yield Finding((*at, key), "a public route takes no key to ask this of (cost: 0 does)", None, depends)
-    if route.permission is not None:
+            message = "a public route asks for no key: take this out, or say cost: 0 instead of public: true"
+            yield Finding((*at, key), message, None, depends)
+    if route.permission:
         try:
             PermissionQuery(route.permission)
         except ValueError as error:

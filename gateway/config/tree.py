@@ -7,7 +7,7 @@ fields are in check.py.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
@@ -20,6 +20,11 @@ Bytes = Annotated[int, Field(strict=True, gt=0)]
 Port = Annotated[int, Field(strict=True, ge=0, le=65_535)]
 Method = Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 ReleaseReason = Literal["unreachable", "timeout", "5xx", "4xx", "client_abort"]
+
+
+def _no_default(schema: dict[str, Any]) -> None:
+    """For what may be absent but not written like that."""
+    schema.pop("default", None)
 
 
 class Section(BaseModel):
@@ -205,10 +210,11 @@ class RouteSection(Section):
     """Name of the upstream."""
     cost: Credits | SettledCost | None = None
     """Credits per call. 0: a key is needed, the call is free."""
-    permission: Annotated[str | None, Field(min_length=1, examples=["personas.write AND (eu OR us)"])] = None
-    """Permissions that the key must have: names, AND, OR and parentheses; AND binds tighter. Else 403."""
+    # Neither empty nor null may be written: a variable that is set to nothing must not open the route to every key.
+    permission: str = Field("", min_length=1, examples=["personas.write AND (eu OR us)"], json_schema_extra=_no_default)
+    """Permissions that the key must have, else 403: names, AND, OR and parentheses; AND binds tighter."""
     rate_limit: RateLimitSection | None = None
-    """How often a key may call the route, in a window that slides; a call too many is answered 429. Absent: no limit."""
+    """How often a key may call the route, in a window that slides; then 429. Absent: no limit."""
     public: bool = False
     """No key, no credits."""
     release_on: tuple[ReleaseReason, ...] = ("unreachable", "timeout", "5xx")

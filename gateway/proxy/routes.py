@@ -71,13 +71,11 @@ class Route:
 def _policy(section: RouteSection) -> Policy:
     """What is asked of a key beside its credits. Routes of one path count their calls apart, so their methods are in
     the limit's name."""
-    if section.permission is None and section.rate_limit is None:
-        return NO_POLICY
     limit = section.rate_limit
     if limit is None:
-        return Policy(section.permission or "")
+        return Policy(section.permission) if section.permission else NO_POLICY
     name = f"{','.join(sorted(set(section.methods)))} {section.path}"
-    return Policy(section.permission or "", RateLimit(limit.limit, limit.window_seconds, name))
+    return Policy(section.permission, RateLimit(limit.limit, limit.window_seconds, name))
 
 
 class _Node:

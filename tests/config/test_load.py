@@ -11,7 +11,7 @@ from pydantic import SecretStr
 
 from gateway.config.load import load_config, parse_config
 from gateway.config.problem import ConfigError
-from gateway.config.tree import Config, SettledCost
+from gateway.config.tree import Config, RateLimitSection, SettledCost
 
 ROOT = Path(__file__).parent.parent.parent
 CANARY = "canary-7f3a9c"
@@ -84,6 +84,14 @@ def test_a_settled_cost_loads():
     route = "{path: /p, methods: [GET], upstream: a, cost: {hold: 20, settle: X-Credits-Used}}"
     config = load(f"upstreams: {{a: {{targets: [http://x]}}}}\nroutes: [{route}]\n")
     assert config.routes[0].cost == SettledCost(hold=20, settle="X-Credits-Used")
+
+
+def test_a_route_may_ask_for_permissions_and_limit_how_often_it_is_called():
+    policy = 'permission: "a AND (b OR c)", rate_limit: {limit: 100, window_seconds: "${WINDOW}"}'
+    route = f"{{path: /p, methods: [GET], upstream: a, cost: 0, {policy}}}"
+    config = load(f"upstreams: {{a: {{targets: [http://x]}}}}\nroutes: [{route}]\n", {"WINDOW": "60"})
+    assert config.routes[0].permission == "a AND (b OR c)"
+    assert config.routes[0].rate_limit == RateLimitSection(limit=100, window_seconds=60)
 
 
 @pytest.mark.parametrize("port", ["${PORT}", "${OTHER:-9001}", '"${PORT}"', '"${NOTHING:-9001}"', "90${ONE}"])
