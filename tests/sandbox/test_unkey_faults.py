@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from gateway.sandbox.unkey.fields import InvalidField
+from gateway.sandbox.fields import InvalidField
 from gateway.sandbox.unkey.malformed import WAYS
 from tests.sandbox.exchange import TIMEOUT_SECONDS, exchange, parse, request
 from tests.sandbox.unkey_caller import ROOT_KEY, tell

@@ -9,8 +9,8 @@ import copy
 
 import pytest
 
+from gateway.sandbox.fields import INT64_MAX, InvalidField
 from gateway.sandbox.unkey.bodies import BODIES
-from gateway.sandbox.unkey.fields import INT64_MAX, InvalidField
 from tests.sandbox.openapi import described_members, fits_request
 
 LIMIT = {"name": "calls", "limit": 1, "duration": 1000, "autoApply": True}

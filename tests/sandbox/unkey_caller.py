@@ -7,8 +7,8 @@ from contextlib import asynccontextmanager
 
 import uvloop
 
+from gateway.sandbox.clock import Clock
 from gateway.sandbox.unkey.server import API_ID, ROOT_KEY, UnkeyServer
-from gateway.sandbox.unkey.settings import Clock
 from tests.sandbox.exchange import Answer, exchange
 from tests.sandbox.openapi import check_response, fits_request
 

@@ -12,10 +12,10 @@ import json
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+from gateway.sandbox.fields import InvalidField
 from gateway.sandbox.unkey.answers import Answer, Refusal, invalid_shape, to_json
 from gateway.sandbox.unkey.bodies import BODIES
 from gateway.sandbox.unkey.database import Database
-from gateway.sandbox.unkey.fields import InvalidField
 from gateway.sandbox.unkey.keeping import Keeper
 from gateway.sandbox.unkey.permissions import WORKSPACE, RootKey
 from gateway.sandbox.unkey.ratelimits import Limit

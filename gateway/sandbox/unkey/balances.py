@@ -12,7 +12,8 @@ import dataclasses
 from collections import Counter, deque
 from typing import Any
 
-from gateway.sandbox.unkey.settings import Clock, Settings
+from gateway.sandbox.clock import Clock
+from gateway.sandbox.unkey.settings import Settings
 
 SPENDS_MAX = 500_000
 """The newest spends that are kept one by one; the sums are kept for good."""

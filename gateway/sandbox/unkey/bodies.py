@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gateway.sandbox.unkey.fields import Field, any_object, flag, list_of, object_of, one_of, text, whole
+from gateway.sandbox.fields import Field, any_object, flag, list_of, object_of, one_of, text, whole
 
 EXPIRES_MAX_MS = 4_102_444_800_000
 COST_MAX = 1_000_000_000_000

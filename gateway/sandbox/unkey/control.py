@@ -17,11 +17,11 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+from gateway.sandbox.fields import InvalidField, flag, list_of, number, object_of, text, whole
 from gateway.sandbox.unkey.answers import Answer, to_json
 from gateway.sandbox.unkey.books import Books
 from gateway.sandbox.unkey.database import Database
 from gateway.sandbox.unkey.faults import Faults, read_fault
-from gateway.sandbox.unkey.fields import InvalidField, flag, list_of, number, object_of, text, whole
 from gateway.sandbox.unkey.permissions import RootKey
 
 PREFIX = "/_sandbox/"

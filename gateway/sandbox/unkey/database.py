@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from gateway.sandbox.clock import Clock
 from gateway.sandbox.unkey.balances import Balances
 from gateway.sandbox.unkey.keys import Key, KeyTable
 from gateway.sandbox.unkey.permissions import RootKey
 from gateway.sandbox.unkey.ratelimits import Limiter
-from gateway.sandbox.unkey.settings import Clock, Settings
+from gateway.sandbox.unkey.settings import Settings
 
 
 class Database:

@@ -20,8 +20,8 @@ import dataclasses
 import random
 from typing import Any
 
+from gateway.sandbox.fields import Field, flag, number, object_of, one_of, whole
 from gateway.sandbox.unkey.bodies import BODIES
-from gateway.sandbox.unkey.fields import Field, flag, number, object_of, one_of, whole
 from gateway.sandbox.unkey.malformed import WAYS
 
 KINDS = ("slow", "error", "limited", "malformed", "reset", "closed", "silent", "stale")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from gateway.sandbox.unkey.settings import Clock
+from gateway.sandbox.clock import Clock
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

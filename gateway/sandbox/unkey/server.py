@@ -26,6 +26,7 @@ import asyncio
 import json
 from typing import Any
 
+from gateway.sandbox.clock import Clock
 from gateway.sandbox.unkey.answers import Answer, Refusal
 from gateway.sandbox.unkey.api import LIVENESS, Api, Asked, workspace_limited
 from gateway.sandbox.unkey.bodies import BODIES
@@ -36,7 +37,7 @@ from gateway.sandbox.unkey.faults import Fault, Faults
 from gateway.sandbox.unkey.keeping import Keeper
 from gateway.sandbox.unkey.malformed import write_malformed, written
 from gateway.sandbox.unkey.permissions import RootKey
-from gateway.sandbox.unkey.settings import Clock, Settings
+from gateway.sandbox.unkey.settings import Settings
 from gateway.sandbox.wire import Connection, Request, response
 
 ROOT_KEY = "unkey_sandbox_root"

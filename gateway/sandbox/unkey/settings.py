@@ -1,27 +1,11 @@
-"""What can be set about the stand-in's surroundings: its clock, its lags, its limits."""
+"""What can be set about the stand-in's surroundings: its lags, its limits."""
 
 from __future__ import annotations
 
 import dataclasses
-import time
-from collections.abc import Callable
 from typing import Any
 
-from gateway.sandbox.unkey.fields import Field, flag, number, object_of, whole
-
-
-class Clock:
-    """The time as the stand-in sees it. `advance` makes caches, counters and rate limits older without waiting."""
-
-    def __init__(self, seconds: Callable[[], float] = time.time) -> None:
-        self._seconds = seconds
-        self._ahead_seconds = 0.0
-
-    def now_ms(self) -> int:
-        return int((self._seconds() + self._ahead_seconds) * 1000)
-
-    def advance(self, seconds: float) -> None:
-        self._ahead_seconds += seconds
+from gateway.sandbox.fields import Field, flag, number, object_of, whole
 
 
 @dataclasses.dataclass(slots=True)

@@ -1,4 +1,4 @@
-"""What a JSON value must look like: checks that are put together from small ones, as closed as Unkey's own."""
+"""What a JSON value must look like: checks that are put together from small ones, closed unless they say otherwise."""
 
 from __future__ import annotations
 
