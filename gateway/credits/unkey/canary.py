@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable
 
 from gateway.credits.provider import NO_POLICY
@@ -19,11 +18,11 @@ from gateway.credits.unkey.errors import UnkeyUnavailable
 logger = logging.getLogger("gateway.credits")
 
 PROBE_SECONDS = 1.0
-"""Between two probes while Unkey is down."""
+"""Between two probes while Unkey is down, or does not find the canary."""
 CHECK_SECONDS = 300.0
 """Between two checks while it is up. Each is a verification of cost 0, which Unkey counts."""
-FRESH_SECONDS = 5.0
-"""How long the canary's last word is believed when a caller's key is not found."""
+LOOK_SECONDS = 1.0
+"""How long a caller whose key is not found waits for the canary's word."""
 NOBODY = b"gw_probe_there_is_no_such_key"
 """Asked about where no canary key is configured: the answer NOT_FOUND is as good as any."""
 MIS_SCOPED = "unkey finds no key: see the root key's permissions"
@@ -45,9 +44,11 @@ class Canary:
         self.breaker = Breaker(asyncio.get_running_loop().time, on_change=self._wake)
         self._key = key
         self._on_health = on_health
-        self._found = True
-        self._checked_at = -FRESH_SECONDS
-        self._checking = asyncio.Lock()
+        self._found: bool | None = None
+        self._looking = asyncio.Lock()
+        self._looks_begun = 0
+        self._look_ended = 0
+        self._was_found = False
         self._woken = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -62,52 +63,62 @@ class Canary:
             await asyncio.wait([self._task])
 
     def _wake(self) -> None:
-        """The breaker has opened or closed."""
+        """The breaker has opened or closed: the next look is due sooner or later than it was."""
         self._woken.set()
         self._report()
 
     async def is_alive(self) -> bool:
-        """Whether Unkey finds the canary key, by a look not older than a few seconds. True where there is none."""
+        """Whether Unkey finds the canary key, by a look that begins after this call: what it said before may no longer
+        be true. Those who wait share one. False where it does not answer; True where there is no canary key."""
         if self._key is None:
             return True
-        async with self._checking:
-            if time.monotonic() - self._checked_at >= FRESH_SECONDS:
-                await self._ask()
-        return self._found
+        wanted = self._looks_begun + 1
+        try:
+            async with asyncio.timeout(LOOK_SECONDS), self._looking:
+                if self._look_ended < wanted:
+                    await self._look()
+        except TimeoutError:
+            return False
+        return self._was_found
 
     async def _watch(self) -> None:
         while True:
             self._woken.clear()
+            is_well = self._found and not self.breaker.cause
             try:
-                async with asyncio.timeout(PROBE_SECONDS if self.breaker.is_open else CHECK_SECONDS):
+                async with asyncio.timeout(CHECK_SECONDS if is_well else PROBE_SECONDS):
                     await self._woken.wait()
             except TimeoutError:
                 await self._check()
 
     async def _check(self) -> None:
-        async with self._checking:
-            await self._ask()
+        async with self._looking:
+            await self._look()
 
-    async def _ask(self) -> None:
+    async def _look(self) -> None:
+        self._looks_begun = number = self._looks_begun + 1
         try:
             verdict = await self._client.verify(self._key or NOBODY, 0, NO_POLICY, "", "")
         except UnkeyUnavailable as error:
             self.breaker.failed(error.cause)
+            self._was_found = False
         else:
             self.breaker.succeeded()
-            found = self._key is None or verdict.code != "NOT_FOUND"
-            if found != self._found:
-                logger.log(
-                    logging.WARNING if found else logging.ERROR, "the canary key is %sfound", "" if found else "not "
-                )
-            self._found = found
-        self._checked_at = time.monotonic()
+            self._was_found = self._key is None or verdict.code != "NOT_FOUND"
+            if not self._was_found and self._found is not False:
+                logger.error("the canary key is not found: see the root key's permissions")
+            elif self._was_found and self._found is False:
+                logger.warning("the canary key is found again")
+            if self._was_found is not self._found:
+                self._found = self._was_found
+                self._woken.set()
+        self._look_ended = number
         self._report()
 
     def _report(self) -> None:
         if self._on_health is None:
             return
-        if self.breaker.is_open:
+        if self.breaker.is_open or self._found is None:
             self._on_health(False, "unkey does not answer")
         else:
             self._on_health(self._found, "" if self._found else MIS_SCOPED)
