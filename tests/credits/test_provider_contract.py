@@ -7,8 +7,17 @@ import time
 
 import pytest
 
-from gateway.credits.provider import Hold, HoldLost
-from gateway.errors import Conflict, Invalid, InvalidKey, KeyDisabled, KeyExpired, OutOfCredits
+from gateway.credits.provider import NO_POLICY, Hold, HoldLost, Policy, RateLimit
+from gateway.errors import (
+    Conflict,
+    GatewayError,
+    Invalid,
+    InvalidKey,
+    KeyDisabled,
+    KeyExpired,
+    OutOfCredits,
+    RateLimited,
+)
 from tests.credits.conftest import Ledger
 from tests.credits.unkey.harness import UnkeyLedger
 
@@ -260,6 +269,188 @@ def test_history_pages_newest_first_and_shows_only_the_keys_own_entries(ledger, 
             assert await provider.history("key_none") == []
             other = (await provider.history(keys[0][1].key_id))[0].id
             assert await provider.history(keys[1][1].key_id, before=other) == []
+
+    run(main())
+
+
+MONTH = 2_592_000
+"""The longest window there is: none of these tests will ever see one end."""
+
+
+def limited(limit, permission="", **more):
+    return Policy(permission, RateLimit(limit, MONTH, **more))
+
+
+async def outcomes_of(provider, secret, policy, calls, *, cost=1, route="/x"):
+    """What becomes of so many calls, one after the other: "" for a hold, else the error's name."""
+    found = []
+    for n in range(calls):
+        try:
+            await provider.hold(secret.encode(), cost, route, f"{route}{policy!r}{n}", policy)
+        except GatewayError as error:
+            found.append(type(error).__name__)
+        else:
+            found.append("")
+    return found
+
+
+@pytest.mark.parametrize(
+    ("query", "allowed"),
+    [
+        ("personas.write", True),
+        ("personas.read", False),
+        ("personas.write AND eu", True),
+        ("personas.write and (us or eu)", True),
+        ("us AND personas.write OR eu", True),
+        ("us AND (personas.write OR eu)", False),
+        ("personas.*", False),
+        ("Personas.write", False),
+        ("any.*", True),
+        ("any.thing", False),
+    ],
+)
+def test_a_key_without_the_permissions_that_are_asked_for_is_forbidden_and_pays_nothing(ledger, run, query, allowed):
+    async def main():
+        async with ledger.provider() as provider:
+            secret, key = await provider.create("u", credits=5, permissions=["personas.write", "eu", "any.*"])
+            assert await outcomes_of(provider, secret, Policy(query), 1) == ["" if allowed else "Forbidden"]
+            assert (await provider.balance(key.key_id)).available == (4 if allowed else 5)
+            assert await outcomes_of(provider, secret, Policy(query), 1, cost=0) == ["" if allowed else "Forbidden"]
+            none, _ = await provider.create("v", credits=5)
+            assert await outcomes_of(provider, none, Policy(query), 1) == ["Forbidden"]
+
+    run(main())
+
+
+def test_one_call_more_than_the_limit_is_refused_told_why_and_pays_nothing(ledger, run):
+    async def main():
+        async with ledger.provider() as provider:
+            secret, key = await provider.create("u", credits=10)
+            assert await outcomes_of(provider, secret, limited(3), 3) == ["", "", ""]
+            with pytest.raises(RateLimited) as caught:
+                await provider.hold(secret.encode(), 1, "/x", "r", limited(3))
+            told = caught.value.members
+            assert (told["limit"], told["remaining"]) == (3, 0)
+            assert 0 < told["reset"] <= MONTH + 1
+            assert (b"retry-after", b"%d" % told["reset"]) in caught.value.headers
+            assert (await provider.balance(key.key_id)).available == 7
+        ledger.audit()
+
+    run(main())
+
+
+def test_a_limit_counts_each_key_and_each_route_for_itself(ledger, run):
+    async def main():
+        async with ledger.provider() as provider:
+            one, _ = await provider.create("u", credits=10)
+            two, _ = await provider.create("u", credits=10)
+            assert await outcomes_of(provider, one, limited(1), 2) == ["", "RateLimited"]
+            assert await outcomes_of(provider, two, limited(1), 2) == ["", "RateLimited"]
+            assert await outcomes_of(provider, one, limited(1), 2, route="/y") == ["", "RateLimited"]
+            assert await outcomes_of(provider, one, limited(1, name="GET /x"), 2) == ["", "RateLimited"]
+            assert await outcomes_of(provider, one, NO_POLICY, 2) == ["", ""]
+
+    run(main())
+
+
+def test_free_calls_count_too(ledger, run):
+    async def main():
+        async with ledger.provider() as provider:
+            secret, _ = await provider.create("u", credits=0)
+            assert await outcomes_of(provider, secret, limited(2), 3, cost=0) == ["", "", "RateLimited"]
+
+    run(main())
+
+
+def test_a_released_call_has_been_made_all_the_same(ledger, run):
+    async def main():
+        async with ledger.provider() as provider:
+            secret, _ = await provider.create("u", credits=10)
+            await provider.release(await provider.hold(secret.encode(), 1, "/x", "r", limited(1)), "5xx")
+            assert await outcomes_of(provider, secret, limited(1), 1) == ["RateLimited"]
+
+    run(main())
+
+
+def test_refusals_come_in_their_order_and_only_the_last_has_used_up_a_call(ledger, run):
+    async def main():
+        async with ledger.provider() as provider:
+            poor, _ = await provider.create("u", credits=1, permissions=["read"])
+            assert await outcomes_of(provider, poor, limited(2, "write"), 3, cost=2) == ["Forbidden"] * 3
+            refused = await outcomes_of(provider, poor, limited(2, "read"), 3, cost=2)
+            assert refused == ["OutOfCredits", "OutOfCredits", "RateLimited"]
+            assert await outcomes_of(provider, poor, limited(2, "write"), 1, cost=2) == ["Forbidden"]
+            disabled, key = await provider.create("u", credits=1)
+            await provider.enable(key.key_id, False)
+            assert await outcomes_of(provider, disabled, limited(2, "write"), 1, cost=2) == ["KeyDisabled"]
+            assert await outcomes_of(provider, "gw_unknown", limited(2, "write"), 1, cost=2) == ["InvalidKey"]
+
+    run(main())
+
+
+def test_no_more_pass_than_the_limit_at_any_concurrency(ledger, run):
+    async def main():
+        async with ledger.provider() as one, ledger.provider() as two:
+            secret, key = await one.create("u", credits=1_000)
+            outcomes = await asyncio.gather(
+                *(
+                    p.hold(secret.encode(), n % 2, "/x", f"r{p is one}{n}", limited(7))
+                    for n in range(100)
+                    for p in (one, two)
+                ),
+                return_exceptions=True,
+            )
+            holds = [outcome for outcome in outcomes if isinstance(outcome, Hold)]
+            assert len(holds) == 7
+            assert all(isinstance(outcome, (Hold, RateLimited)) for outcome in outcomes)
+            held = sum(hold.cost for hold in holds)
+            assert (await one.balance(key.key_id)).available == 1_000 - held
+            ledger.audit()
+
+    run(main())
+
+
+def test_a_secret_is_identified_without_spending_and_without_an_entry(ledger, run):
+    async def main():
+        async with ledger.provider() as provider:
+            secret, key = await provider.create("u", credits=7, name="mine")
+            for _ in range(3):
+                found = await provider.identify(secret.encode())
+                assert (found.key_id, found.user_id, found.available, found.held) == (key.key_id, "u", 7, 0)
+            empty, key = await provider.create("v", credits=0)
+            assert (await provider.identify(empty.encode())).available == 0
+            unlimited, key = await provider.create("w", credits=None)
+            assert (await provider.identify(unlimited.encode())).available is None
+            assert await provider.history(key.key_id) == []
+        assert ledger.open_holds() == 0
+        ledger.audit()
+
+    run(main())
+
+
+def test_a_secret_that_nobody_has_any_more_identifies_nobody(ledger, run):
+    async def main():
+        async with ledger.provider() as provider:
+            revoked, key = await provider.create("u", credits=5)
+            await provider.revoke(key.key_id)
+            rotated, key = await provider.create("u", credits=5)
+            new, _ = await provider.rotate(key.key_id)
+            assert (await provider.identify(new.encode())).key_id == key.key_id
+            for secret in (revoked.encode(), rotated.encode(), b"gw_unknown", b"sk_other", b"", b"\xff" * 600):
+                assert await provider.identify(secret) is None, secret
+
+    run(main())
+
+
+def test_a_disabled_and_an_expired_key_are_identified_as_such(ledger, run):
+    async def main():
+        async with ledger.provider() as provider:
+            disabled, key = await provider.create("u", credits=5)
+            await provider.enable(key.key_id, False)
+            assert (await provider.identify(disabled.encode())).enabled is False
+            past = int(time.time() * 1000) - 1
+            expired, _ = await provider.create("u", credits=5, expires_at=past)
+            assert (await provider.identify(expired.encode())).expires_at == past
 
     run(main())
 
