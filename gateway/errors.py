@@ -4,11 +4,13 @@
     ├── BadRequest 400 ── Invalid 422
     ├── MissingKey, InvalidKey 401 · KeyDisabled, KeyExpired, Forbidden 403
     ├── OutOfCredits 402 · RateLimited 429
-    ├── NoRoute 404 · MethodNotAllowed 405 · Conflict 409 · BodyTooLarge 413 · UriTooLong 414 · HeadTooLarge 431
+    ├── NoRoute, NotFound 404 · MethodNotAllowed 405 · Conflict 409 · BodyTooLarge 413 · UriTooLong 414
+    ├── UnsupportedMediaType 415 · HeadTooLarge 431
     ├── RequestTimeout 408 · ExpectationFailed 417 · NotImplementedHere 501 · VersionNotSupported 505
     ├── UpstreamError
     │     UpstreamUnreachable 502 · BadUpstreamResponse 502 · UpstreamTimeout 504 · NoHealthyTarget 503
-    ├── CreditsUnavailable 503 · BillingUnavailable 503 · BillingNotConfigured 503 · Overloaded 503
+    ├── CreditsUnavailable 503 · IdentityUnavailable 503 · Overloaded 503
+    ├── BillingUnavailable 503 · BillingNotConfigured 503
     └── InternalError 500
 
 Every error has two messages: `detail` is public, `cause` is for the log only. Foreign exceptions
@@ -174,6 +176,14 @@ class NoRoute(GatewayError):
     title = "Nothing is served at this path"
 
 
+class NotFound(GatewayError):
+    """What is asked for is not there, or belongs to somebody else: which of the two is nobody's business."""
+
+    slug = "not-found"
+    status = 404
+    title = "There is no such thing"
+
+
 class MethodNotAllowed(GatewayError):
     slug = "method-not-allowed"
     status = 405
@@ -203,6 +213,15 @@ class UriTooLong(GatewayError):
     slug = "uri-too-long"
     status = 414
     title = "The request target is too long"
+
+
+class UnsupportedMediaType(GatewayError):
+    slug = "unsupported-media-type"
+    status = 415
+    title = "The body is of a type that is not taken here"
+
+    def __init__(self, detail: str = "Send JSON, as `Content-Type: application/json`.") -> None:
+        super().__init__(detail)
 
 
 class HeadTooLarge(GatewayError):
@@ -292,6 +311,18 @@ class CreditsUnavailable(GatewayError):
             cause=cause,
             headers=((b"retry-after", b"%d" % retry_after_seconds),),
         )
+
+
+class IdentityUnavailable(GatewayError):
+    """Who calls can't be checked now: the app's public keys can't be had. Never told as 401."""
+
+    slug = "identity-unavailable"
+    status = 503
+    title = "Tokens can't be checked right now"
+
+    def __init__(self, *, cause: str = "", retry_after_seconds: int = 1) -> None:
+        retry_after = (b"retry-after", b"%d" % retry_after_seconds)
+        super().__init__("Nothing was done. Try again shortly.", cause=cause, headers=(retry_after,))
 
 
 class BillingUnavailable(GatewayError):

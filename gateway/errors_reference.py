@@ -23,6 +23,7 @@ from gateway.errors import (
     Forbidden,
     GatewayError,
     HeadTooLarge,
+    IdentityUnavailable,
     InternalError,
     Invalid,
     InvalidKey,
@@ -32,11 +33,13 @@ from gateway.errors import (
     MissingKey,
     NoHealthyTarget,
     NoRoute,
+    NotFound,
     NotImplementedHere,
     OutOfCredits,
     Overloaded,
     RateLimited,
     RequestTimeout,
+    UnsupportedMediaType,
     UpstreamError,
     UpstreamTimeout,
     UpstreamUnreachable,
@@ -65,12 +68,14 @@ EXPLANATIONS = (
     ),
     Explanation(
         MissingKey(),
-        "The route needs an API key and the request has none.",
+        "The route needs an API key and the request has none; or one of the gateway's own paths needs to know who is"
+        " calling.",
         "Send the key as `Authorization: Bearer <key>` or `X-API-Key: <key>`, one of them.",
     ),
     Explanation(
         InvalidKey(),
-        "The key is unknown, revoked, was rotated away, has an impossible form, or two keys came.",
+        "The key is unknown, revoked, was rotated away, has an impossible form, or two keys came. On the gateway's own"
+        " paths also: a token that has expired, is not for this gateway or is signed by nobody it trusts.",
         "Check that the whole secret was copied; else create or rotate a key. Don't repeat the call.",
     ),
     Explanation(
@@ -80,15 +85,24 @@ EXPLANATIONS = (
     ),
     Explanation(KeyDisabled(), "The key was switched off.", "Ask the owner of the gateway."),
     Explanation(KeyExpired(), "The key's expiry has passed.", "Use another key."),
-    Explanation(Forbidden(), "The key lacks the route's permission.", "Use a key that has it."),
+    Explanation(
+        Forbidden(),
+        "The key lacks the route's permission; or whoever is calling may not do this to the gateway's own resources.",
+        "Use a key that has it; `detail` says who may.",
+    ),
     Explanation(
         NoRoute(),
         "No route of config.yaml has this path, nor has the gateway itself.",
         "Check the path. `gateway routes` lists what is served.",
     ),
     Explanation(
+        NotFound(),
+        "The key, the order or the history that a path of the gateway's own names is not there, or is another user's.",
+        "Check the id, and whose token or key you send.",
+    ),
+    Explanation(
         MethodNotAllowed(("GET",)),
-        "A route has this path, but for other methods; or the method is `CONNECT` or `TRACE`.",
+        "A route, or the gateway itself, has this path, but for other methods; or the method is `CONNECT` or `TRACE`.",
         "Use a method of `Allow`.",
     ),
     Explanation(
@@ -99,13 +113,20 @@ EXPLANATIONS = (
     ),
     Explanation(
         Conflict(),
-        "A `--reference` was used before for other content (command line).",
-        "Use a new reference, or repeat exactly what was said the first time.",
+        "A `reference` was used before for other content; or a request with the same `Idempotency-Key` is still being"
+        " worked on.",
+        "Use a new reference, or repeat exactly what was said the first time. Where there is a `Retry-After`, repeat"
+        " the same request after it.",
     ),
     Explanation(
         BodyTooLarge(10_485_760),
         "The body is, or says it is, longer than the route's `body_max_bytes`.",
         "Send less. A length that was declared is refused before any credit moves.",
+    ),
+    Explanation(
+        UnsupportedMediaType(),
+        "A body for one of the gateway's own paths does not say that it is `application/json`, or is compressed.",
+        "Send it with `Content-Type: application/json`, as it is.",
     ),
     Explanation(UriTooLong(), "The target is longer than `server.uri_max_bytes`.", "Move the content into the body."),
     Explanation(
@@ -113,7 +134,7 @@ EXPLANATIONS = (
     ),
     Explanation(
         Invalid(errors={"credits": "a whole number from 0 to 1000000000"}),
-        "A value is well-formed but not allowed (command line).",
+        "A value is well-formed but not allowed; or an `Idempotency-Key` was used before for another request.",
         "`errors` says, by field, what is wrong.",
     ),
     Explanation(
@@ -160,12 +181,17 @@ EXPLANATIONS = (
         "Try again after `Retry-After`. Ops: docs/operations.md, “The database does not answer”.",
     ),
     Explanation(
+        IdentityUnavailable(),
+        "The app's public keys (`identity.jwt.jwks_url`) can't be had, so no token can be checked.",
+        "Try again after `Retry-After`. Ops: the log says why.",
+    ),
+    Explanation(
         Overloaded(),
         "More connections than `server.connections_max`, or the gateway is stopping.",
         "Try again after `Retry-After`, on a new connection.",
     ),
     Explanation(BillingUnavailable(), "The payment provider can't be reached.", "Try again later.", is_for_later=True),
-    Explanation(BillingNotConfigured(), "The gateway sells no credits.", "Ask its owner.", is_for_later=True),
+    Explanation(BillingNotConfigured(), "The gateway sells no credits.", "Ask its owner."),
     Explanation(
         UpstreamTimeout(),
         "No connection within `connect_timeout_seconds`, no response head within `response_timeout_seconds`, or the"
@@ -218,7 +244,7 @@ VERDICTS = {
     "free": "the route's cost is 0",
     "released:<reason>": "the cost was given back, and why",
     "refused:<slug>": "the gateway refused or failed the call itself, and nothing had been held",
-    "(empty)": "a public route; or the caller left before anything was decided",
+    "(empty)": "a public route or a path of the gateway's own; or the caller left before anything was decided",
 }
 """What the access log's `verdict` can say."""
 

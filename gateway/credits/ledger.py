@@ -58,6 +58,13 @@ def find_key(connection: Connection, key_id: str) -> ApiKey | None:
     return None if row is None else _api_key(row)
 
 
+def find_key_by_hash(connection: Connection, key_hash: bytes) -> ApiKey | None:
+    """The key of this secret, unless it is revoked."""
+    in_use = keys.c.key_hash == key_hash, keys.c.revoked_at.is_(None)
+    row = connection.execute(select(keys).where(*in_use)).first()
+    return None if row is None else _api_key(row)
+
+
 def list_keys(connection: Connection, user_id: str | None, after: str, limit: int) -> Sequence[ApiKey]:
     """Keys in the order of their ids, from behind `after`."""
     query = select(keys).where(keys.c.key_id > after).order_by(keys.c.key_id).limit(limit)

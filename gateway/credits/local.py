@@ -135,6 +135,12 @@ class LocalProvider:
     async def get(self, key_id: str) -> ApiKey | None:
         return await self._database.read(lambda connection: ledger.find_key(connection, key_id))
 
+    async def identify(self, api_key: bytes) -> ApiKey | None:
+        if not api_key.startswith(PREFIX_BYTES):
+            return None
+        key_hash = sha256(api_key).digest()
+        return await self._database.read(lambda connection: ledger.find_key_by_hash(connection, key_hash))
+
     async def list(self, user_id: str | None = None, *, after: str = "", limit: int = 100) -> Sequence[ApiKey]:
         return await self._database.read(lambda connection: ledger.list_keys(connection, user_id, after, limit))
 

@@ -185,6 +185,12 @@ class CreditsProvider(Protocol):
 
     async def get(self, key_id: str) -> ApiKey | None: ...
 
+    async def identify(self, api_key: bytes) -> ApiKey | None:
+        """The key with this secret; takes nothing from it. None: nobody has it, it is revoked or was rotated away.
+
+        A disabled or expired key is given, and says so itself; but where only its keeper elsewhere knows the key,
+        KeyDisabled or KeyExpired is raised."""
+
     async def list(self, user_id: str | None = None, *, after: str = "", limit: int = 100) -> Sequence[ApiKey]: ...
 
     async def history(self, key_id: str, *, before: int | None = None, limit: int = 50) -> Sequence[Entry]:

@@ -127,6 +127,30 @@ rate_windows = Table(
 """How many calls of a key a rate limit has let through: `count` since `start` (Unix milliseconds), `previous` in the
 window before. A limit whose window changes counts anew. Rows that say nothing any more are deleted by the heartbeat."""
 
+requests = Table(
+    "requests",
+    metadata,
+    Column("lookup", LargeBinary, primary_key=True),
+    Column("identity", LargeBinary, nullable=False),
+    Column("fingerprint", LargeBinary, nullable=False),
+    Column("owner", LargeBinary),
+    Column("owned_until", Id, nullable=False),
+    Column("key_id", Text),
+    Column("status", Id),
+    Column("answer", LargeBinary),
+    Column("created_at", Id, nullable=False),
+    CheckConstraint("(status IS NULL) = (answer IS NULL)", name="answered_or_not"),
+    CheckConstraint("(owner IS NULL) = (status IS NOT NULL)", name="owned_until_answered"),
+    Index("requests_by_identity", "identity", "created_at"),
+    Index("requests_by_age", "created_at"),
+    sqlite_strict=True,
+    sqlite_with_rowid=False,
+)
+"""Requests to the control plane that came with an Idempotency-Key (api/idempotency.py). `lookup` is a hash of that key,
+`identity` of who sent it, `fingerprint` of what was asked. Until there is an `answer` (encrypted: it may hold an API
+key's secret) it is worked on by `owner`, who says so again before `owned_until`; `key_id` is the key it has made so
+far. Times are Unix milliseconds."""
+
 # With Unkey as the provider
 
 unkey_holds = Table(

@@ -17,10 +17,18 @@ from asyncio import CancelledError
 from time import perf_counter
 from typing import Any
 
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.credits.provider import CreditsProvider, Hold
-from gateway.errors import BadRequest, BodyTooLarge, CreditsUnavailable, GatewayError, InternalError, UpstreamError
+from gateway.errors import (
+    BadRequest,
+    BodyTooLarge,
+    CreditsUnavailable,
+    GatewayError,
+    InternalError,
+    NoRoute,
+    UpstreamError,
+)
 from gateway.observe.access_log import AccessLog
 from gateway.observe.ids import RequestIds, continues
 from gateway.observe.metrics import Metrics
@@ -36,12 +44,16 @@ logger = logging.getLogger("gateway.proxy")
 
 CLIENT_ABORT = "client_abort"
 KEPT = "kept"
+HANDED_ON = "handed-on"
 TAKES_TRAILERS = ((b"te", b"trailers"), (b"connection", b"te"))
 """Some servers send a trailer only to those who say so (RFC 9110 section 10.1.4)."""
 
 
 class Endpoint:
-    """The data plane: a raw ASGI app for every path that is a route."""
+    """The data plane: a raw ASGI app for every path that is a route.
+
+    `fallback` answers for the paths that are none, and keeps its own records; without one they are 404.
+    """
 
     def __init__(
         self,
@@ -51,6 +63,7 @@ class Endpoint:
         ids: RequestIds,
         metrics: Metrics,
         access_log: AccessLog | None = None,
+        fallback: ASGIApp | None = None,
     ) -> None:
         self._routes = routes
         self._provider = provider
@@ -58,6 +71,7 @@ class Endpoint:
         self._ids = ids
         self._metrics = metrics
         self._access_log = access_log
+        self._fallback = fallback
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         call = Call(self._ids.next(), perf_counter())
@@ -65,6 +79,8 @@ class Endpoint:
             call.route = self._routes.match(scope["method"], scope["raw_path"])
             response = await self._answer(call, call.route, scope, receive)
             await self._relay(call, call.route, response, receive, send)
+        except NoRoute as error:
+            await self._fall_back(call, error, scope, receive, send)
         except GatewayError as error:
             await self._refuse(call, error, send)
         except OSError:
@@ -73,6 +89,13 @@ class Endpoint:
             await self._fail(call, error, send)
         finally:
             self._record(call, scope)
+
+    async def _fall_back(self, call: Call, error: NoRoute, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._fallback is None:
+            await self._refuse(call, error, send)
+        else:
+            call.verdict = HANDED_ON
+            await self._fallback(scope, receive, send)
 
     async def _answer(self, call: Call, route: Route, scope: Scope, receive: Receive) -> UpstreamResponse:
         """Take the credits, forward, and settle or release by the response head. The response is not yet relayed."""
@@ -260,7 +283,7 @@ class Endpoint:
         now = perf_counter()
         route = call.route
         if route is None:
-            if self._access_log is None:
+            if self._access_log is None or call.verdict is HANDED_ON:
                 return
         else:
             charged = call.cost if call.verdict == "settled" else 0

@@ -45,7 +45,7 @@ class Doubt:
 
 
 def find_account(connection: Connection, key_hash: bytes) -> Account | None:
-    row = connection.execute(select(keys).where(keys.c.key_hash == key_hash, keys.c.unkey_id.is_not(None))).first()
+    row = find_row_by_hash(connection, key_hash)
     return None if row is None else _account(row)
 
 
@@ -133,6 +133,11 @@ def find_row(connection: Connection, key_id: str) -> Row[Any] | None:
     """The key of that id, ours or Unkey's present one; None for keys that Unkey does not keep."""
     found = keys.c.unkey_id.is_not(None) & ((keys.c.key_id == key_id) | (keys.c.unkey_id == key_id))
     return connection.execute(select(keys).where(found)).first()
+
+
+def find_row_by_hash(connection: Connection, key_hash: bytes) -> Row[Any] | None:
+    """The key of this secret."""
+    return connection.execute(select(keys).where(keys.c.key_hash == key_hash, keys.c.unkey_id.is_not(None))).first()
 
 
 def find_rows(connection: Connection, unkey_ids: Sequence[str]) -> dict[str, Row[Any]]:

@@ -103,6 +103,15 @@ class UnkeyKeys:
         asked = await self._database.read(lambda db: books.read_asked(db, row.id))
         return _join(row, remote, asked)
 
+    async def identify(self, key_hash: bytes) -> ApiKey | None:
+        """The key of this secret as our books and Unkey have it; None if it is in neither, or revoked."""
+        row = await self._database.read(lambda db: books.find_row_by_hash(db, key_hash))
+        if row is None or row.revoked_at is not None:
+            return None
+        remote = await self._client.get_key(row.unkey_id)
+        asked = await self._database.read(lambda db: books.read_asked(db, row.id))
+        return None if remote is None else _join(row, remote, asked)
+
     async def list(self, user_id: str | None = None, *, after: str = "", limit: int = 100) -> Sequence[ApiKey]:
         """Keys of this API at Unkey, in the order of their ids there, from behind the key `after`."""
         found: list[ApiKey] = []

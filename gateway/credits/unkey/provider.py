@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any
 
 from gateway.credits.heart import Heart
@@ -24,6 +25,7 @@ from gateway.credits.unkey.transaction import UnkeyTransaction
 from gateway.database.engine import Database, connect_sqlite
 from gateway.database.tables import HOLDS_PER_INSTANCE
 from gateway.deadlines import Deadlines
+from gateway.errors import InvalidKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +134,15 @@ class UnkeyProvider:
 
     async def get(self, key_id: str) -> ApiKey | None:
         return await self._keys.get(key_id)
+
+    async def identify(self, api_key: bytes) -> ApiKey | None:
+        key_hash = sha256(api_key).digest()
+        if not await self._database.read(lambda db: books.find_row_by_hash(db, key_hash)):
+            try:
+                await self._spending.hold(api_key, 0, "", "")  # Unkey may know it; then it is written down
+            except InvalidKey:
+                return None
+        return await self._keys.identify(key_hash)
 
     async def list(self, user_id: str | None = None, *, after: str = "", limit: int = 100) -> Sequence[ApiKey]:
         return await self._keys.list(user_id, after=after, limit=limit)
