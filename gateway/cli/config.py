@@ -76,6 +76,8 @@ def _listed(route: RouteSection) -> dict[str, Any]:
         "public": route.public,
         "cost": cost,
         "settle": settle,
+        "permission": route.permission or None,
+        "rate_limit": route.rate_limit and route.rate_limit.model_dump(),
     }
 
 

@@ -14,6 +14,7 @@ from gateway.cli.expiry import read_expiry
 from gateway.cli.failure import CommandFailed
 from gateway.cli.options import DEFAULT_CONFIG, AsJson, ConfigFile, KeyId, load, new_group, with_provider
 from gateway.cli.output import print_facts, print_json, print_table, shown_credits, shown_time
+from gateway.permissions import is_permission
 
 if TYPE_CHECKING:
     from gateway.credits.provider import ApiKey
@@ -45,19 +46,29 @@ def create(
     expires: Annotated[
         str | None, typer.Option("--expires", metavar="WHEN", help="30d, 12h, or a date: 2027-01-31.")
     ] = None,
+    permission: Annotated[
+        list[str] | None, typer.Option("--permission", metavar="NAME", help="What routes may ask of it; repeatable.")
+    ] = None,
     config: ConfigFile = DEFAULT_CONFIG,
     as_json: AsJson = False,
 ) -> None:
     """Make a key and print its secret."""
     if not _USER_ID.fullmatch(user):
         raise typer.BadParameter("expected 1 to 128 ASCII characters without spaces", param_hint="--user")
+    permissions = permission or []
+    if not all(map(is_permission, permissions)):
+        raise typer.BadParameter("expected 1 to 128 letters, digits and _ : . * -", param_hint="--permission")
     if unlimited and credits is not None:
         raise typer.BadParameter("--unlimited and --credits exclude each other")
     expires_at = read_expiry(expires, now_ms=time.time_ns() // 1_000_000) if expires else None
     loaded = load(context, config)
     granted = None if unlimited else loaded.credits.signup_credits if credits is None else credits
     secret, key = with_provider(
-        context, loaded, lambda provider: provider.create(user, credits=granted, name=name, expires_at=expires_at)
+        context,
+        loaded,
+        lambda provider: provider.create(
+            user, credits=granted, name=name, expires_at=expires_at, permissions=permissions
+        ),
     )
     _print_secret(secret, key, as_json=as_json)
 
@@ -159,5 +170,6 @@ def _print_key(key: ApiKey) -> None:
             ("state", _state(key)),
             ("created", shown_time(key.created_at)),
             ("expires", shown_time(key.expires_at)),
+            ("permissions", " ".join(key.permissions)),
         ]
     )

@@ -21,7 +21,12 @@ credits: {signup_credits: 70}
 upstreams: {a: {targets: ["http://127.0.0.1:9000"]}}
 routes:
   - {path: /v1/things, methods: [POST], upstream: a, cost: 5}
-  - {path: /v1/large, methods: [PUT, PATCH], upstream: a, cost: {hold: 20, settle: X-Used}}
+  - path: /v1/large
+    methods: [PUT, PATCH]
+    upstream: a
+    cost: {hold: 20, settle: X-Used}
+    permission: things.write
+    rate_limit: {limit: 10, window_seconds: 60}
   - {path: /status, methods: [GET], upstream: a, public: true}
 """
 
@@ -43,10 +48,10 @@ class MemoryProvider:
             raise self.failure
         yield self
 
-    async def create(self, user_id, *, credits, name=None, expires_at=None):
+    async def create(self, user_id, *, credits, name=None, expires_at=None, permissions=()):
         key_id = f"key_{len(self.keys)}"
         self.keys[key_id] = ApiKey(
-            key_id, user_id, name, "gw_abc", credits, 0, True, 1_800_000_000_000, expires_at, None
+            key_id, user_id, name, "gw_abc", credits, 0, True, 1_800_000_000_000, expires_at, None, tuple(permissions)
         )
         return f"gw_secret{len(self.keys)}", self.keys[key_id]
 

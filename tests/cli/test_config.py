@@ -110,7 +110,10 @@ def test_the_price_list_as_json_is_a_list(gateway):
         "public": False,
         "cost": 20,
         "settle": "X-Used",
+        "permission": "things.write",
+        "rate_limit": {"limit": 10, "window_seconds": 60},
     }
+    assert (listed[0]["permission"], listed[0]["rate_limit"]) == (None, None)
     assert [route["cost"] for route in listed] == [5, 20, None]
 
 

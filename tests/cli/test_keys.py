@@ -15,7 +15,7 @@ def test_a_new_key_is_told_with_its_secret_and_its_credits(gateway, provider):
     assert outcome.code == 0
     assert outcome.out.count("API_KEY=gw_secret1\n") == 1
     assert outcome.out.count("gw_secret1") == 1
-    assert "available  5\n" in outcome.out
+    assert "available    5\n" in outcome.out
     assert outcome.err == ""
     assert provider.keys["key_0"].available == 5
     assert provider.keys["key_0"].name == "laptop"
@@ -24,13 +24,13 @@ def test_a_new_key_is_told_with_its_secret_and_its_credits(gateway, provider):
 def test_without_credits_a_key_gets_the_signup_credits_and_says_so(gateway, provider):
     outcome = gateway("keys", "create", "--user", "ann")
     assert provider.keys["key_0"].available == 70
-    assert "available  70\n" in outcome.out
+    assert "available    70\n" in outcome.out
 
 
 def test_an_unlimited_key_is_asked_for_by_name(gateway, provider):
     outcome = gateway("keys", "create", "--user", "ann", "--unlimited")
     assert provider.keys["key_0"].available is None
-    assert "available  unlimited\n" in outcome.out
+    assert "available    unlimited\n" in outcome.out
 
 
 def test_as_json_a_new_key_is_one_document_with_the_secret(gateway):
@@ -59,6 +59,24 @@ def test_a_user_id_that_is_no_header_value_makes_no_key(gateway, provider, user)
 
 def test_unlimited_and_an_amount_exclude_each_other(gateway, provider):
     assert gateway("keys", "create", "--user", "ann", "--credits", "5", "--unlimited").code == 2
+    assert provider.opened == 0
+
+
+def test_a_key_gets_the_permissions_that_are_named(gateway, provider):
+    outcome = gateway("keys", "create", "--user", "ann", "--permission", "a.read", "--permission", "eu")
+    assert provider.keys["key_0"].permissions == ("a.read", "eu")
+    assert "permissions  a.read eu\n" in outcome.out
+    assert "permissions  a.read eu\n" in gateway("keys", "show", "key_0").out
+    assert gateway("keys", "show", "key_0", "--json").document["permissions"] == ["a.read", "eu"]
+    assert gateway("keys", "list", "--json").document[0]["permissions"] == ["a.read", "eu"]
+    assert gateway("keys", "create", "--user", "ann", "--json").document["permissions"] == []
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a,b", "ä", "a/b", "x" * 129])
+def test_a_name_that_is_no_permission_makes_no_key(gateway, provider, name):
+    outcome = gateway("keys", "create", "--user", "ann", "--permission", "fine", "--permission", name)
+    assert (outcome.code, outcome.err.count("\n")) == (2, 1)
+    assert "--permission" in outcome.err
     assert provider.opened == 0
 
 
@@ -120,7 +138,7 @@ def test_a_cut_list_says_how_to_continue(gateway):
 def test_a_key_is_shown_revoked_and_rotated(gateway, provider):
     gateway("keys", "create", "--user", "ann")
     assert gateway("keys", "show", "key_0", "--json").document["user_id"] == "ann"
-    assert "user_id    ann\n" in gateway("keys", "show", "key_0").out
+    assert "user_id      ann\n" in gateway("keys", "show", "key_0").out
     assert "API_KEY=gw_rotated\n" in gateway("keys", "rotate", "key_0").out
     assert gateway("keys", "rotate", "key_0", "--json").document["api_key"] == "gw_rotated"
     assert gateway("keys", "revoke", "key_0").out == "key_0 is revoked\n"
