@@ -132,7 +132,7 @@ def _callers_paid_what_they_got(books: Books, upstream: Upstream, answers: Itera
         if not answer.status:
             continue
         paid = charged.get(answer.request_id, 0)
-        if answer.status >= 500 or answer.status in (401, 402):
+        if answer.status >= 500 or answer.status in (401, 402, 403, 429):
             assert paid == 0, f"{answer.request_id} was answered {answer.status} and paid {paid}"
         elif answer.cost is not None:
             assert paid == answer.cost == price[answer.request_id], f"{answer} paid {paid}"

@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,12 +71,14 @@ class Gateway:
         self.port = self.admin_port = 0
         self._groups: list[int] = []
 
-    def create_key(self, credits: int | None, user: str = "user-1") -> tuple[str, str]:
+    def create_key(
+        self, credits: int | None, user: str = "user-1", *, permissions: Sequence[str] = ()
+    ) -> tuple[str, str]:
         """A new key: its secret and its key_id."""
 
         async def create() -> tuple[str, str]:
             async with open_provider(load_config(self.config_file, {})) as provider:
-                secret, key = await provider.create(user, credits=credits)
+                secret, key = await provider.create(user, credits=credits, permissions=permissions)
                 return secret, key.key_id
 
         return asyncio.run(create())

@@ -9,6 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gateway.config.tree import RateLimitSection
+from gateway.credits.provider import NO_POLICY, Policy, RateLimit
 from gateway.errors import BadRequest, MethodNotAllowed, NoRoute
 from gateway.proxy.routes import Route, RouteTable
 from tests.proxy.harness import request, section
@@ -224,3 +226,22 @@ def test_a_method_that_the_dear_route_does_not_take_is_nobody_elses_bargain():
     assert match(routes, "/v1/Personas", "GET") == "/v1/{rest:path}"
     with pytest.raises(BadRequest):
         match(routes, "/v1/Personas", "POST")
+
+
+def policy_of(**more):
+    return Route(section("/a", cost=1, **more), None, None, body_max_bytes=1).policy
+
+
+def test_a_route_that_asks_for_nothing_has_the_policy_that_costs_nothing():
+    assert policy_of() is NO_POLICY
+
+
+def test_routes_of_one_path_count_their_calls_apart_however_their_methods_are_ordered():
+    limit = RateLimitSection(limit=10, window_seconds=60)
+    assert policy_of(rate_limit=limit, methods=("POST",)) == Policy("", RateLimit(10, 60, "POST /a"))
+    assert policy_of(rate_limit=limit, methods=("GET", "HEAD")) == policy_of(rate_limit=limit, methods=("HEAD", "GET"))
+    assert policy_of(rate_limit=limit, methods=("GET",)) != policy_of(rate_limit=limit, methods=("POST",))
+
+
+def test_a_permission_is_asked_for_as_it_is_written():
+    assert policy_of(permission="b  or a") == Policy("b  or a")
