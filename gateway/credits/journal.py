@@ -18,11 +18,12 @@ import logging
 import sqlite3
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from queue import SimpleQueue
 
-from gateway.credits.batch import End, Take, Transaction, is_read_only
+from gateway.credits.batch import End, Take, Transaction
+from gateway.credits.pending import Batch, oldest
 from gateway.credits.provider import Hold, Policy
 from gateway.deadlines import NEVER, Deadlines
 from gateway.errors import CreditsUnavailable
@@ -46,36 +47,6 @@ QUARANTINE_SECONDS_MAX = 60.0
 """Longest pause before an end that SQL refuses is tried again."""
 RETRY_SECONDS = 0.05
 """Pause before ends are tried again after a commit that failed."""
-
-
-class Batch:
-    """What the next transaction does, in the order in which it was asked for."""
-
-    __slots__ = ("ends", "is_suspect", "takes")
-
-    def __init__(self) -> None:
-        self.takes: list[Take] = []
-        self.ends: list[End] = []
-        self.is_suspect = False
-
-    @property
-    def size(self) -> int:
-        return len(self.takes) + len(self.ends)
-
-    @property
-    def is_read_only(self) -> bool:
-        return is_read_only(self.takes, self.ends)
-
-    def apart(self) -> list[Batch]:
-        """A batch for each of its items, any of which may be at fault."""
-        alone = [Batch() for _ in range(self.size)]
-        for batch in alone:
-            batch.is_suspect = True
-        for batch, take in zip(alone, self.takes, strict=False):
-            batch.takes.append(take)
-        for batch, end in zip(alone[len(self.takes) :], self.ends, strict=True):
-            batch.ends.append(end)
-        return alone
 
 
 class Journal:
@@ -228,8 +199,8 @@ class Journal:
             self._loop.call_soon(self._gather)
 
     def _gather(self) -> None:
-        """Commit as soon as a turn of the loop brings nothing more to the batch: in a crowd a call shares its commit with
-        whoever is ready too. (Who comes alone, as the last one did, does not wait for a turn: `_plan_flush`.)"""
+        """Commit as soon as a turn of the loop brings nothing more to the batch: in a crowd a call shares its commit
+        with whoever is ready too. (Who comes alone, as the last one did, does not wait at all: `_plan_flush`.)"""
         batch = self._waiting
         size = batch.size
         self._turns += 1
@@ -384,20 +355,12 @@ class Journal:
             self._on_failure(cause)
 
     def _set_deadline(self) -> None:
-        since = min(_oldest(self._waiting.takes), _oldest(self._waiting.ends))
+        since = min(oldest(self._waiting.takes), oldest(self._waiting.ends))
         if self._committing is not None:
-            since = min(since, _oldest(self._committing.takes))
+            since = min(since, oldest(self._committing.takes))
         for batch in self._suspects:
-            since = min(since, _oldest(batch.takes), _oldest(batch.ends))
+            since = min(since, oldest(batch.takes), oldest(batch.ends))
         self.deadline = since + self._timeout_seconds
-
-
-def _oldest(items: Sequence[Take | End]) -> float:
-    """Since when the first waits to whom somebody still listens; they are in the order in which they came."""
-    for item in items:
-        if item.future is not None and not item.future.done():
-            return item.since
-    return NEVER
 
 
 def _is_locked(error: Exception) -> bool:
