@@ -12,12 +12,24 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
-from gateway.credits import instances, ledger
+from sqlalchemy import Connection
+
+from gateway.credits import instances, ledger, sales
 from gateway.credits.batch import Transaction
 from gateway.credits.checks import check_credits, check_grant, check_permissions, check_user_id
 from gateway.credits.heart import Heart
 from gateway.credits.journal import Journal
-from gateway.credits.provider import NO_POLICY, ApiKey, Balance, Entry, Hold, Movement, Policy
+from gateway.credits.provider import (
+    NO_POLICY,
+    ApiKey,
+    Balance,
+    Drift,
+    Entry,
+    Hold,
+    Movement,
+    Policy,
+    Progress,
+)
 from gateway.credits.rate_windows import Pruner
 from gateway.credits.secrets import PREFIX, new_secret
 from gateway.database.engine import Database, connect_sqlite
@@ -169,6 +181,27 @@ class LocalProvider:
 
     async def resolve_movement(self, id: str, resolution: str) -> Movement | None:  # noqa: ARG002
         return None
+
+    # Sales
+
+    def grant_in(
+        self, connection: Connection, key_id: str, amount: int, kind: str, reason: str, reference: str
+    ) -> Entry:
+        check_grant(amount, kind)
+        return sales.grant(connection, key_id, amount, kind, reason, reference)
+
+    def claw_in(self, connection: Connection, key_id: str, amount: int, reason: str, reference: str) -> int:
+        check_credits("amount", amount, 1)
+        return sales.claw(connection, key_id, amount, reason, reference)
+
+    def progress_in(self, connection: Connection, reference: str) -> Progress | None:
+        return sales.find_progress(connection, reference)
+
+    def kick(self) -> None:
+        """There is nobody to wake."""
+
+    async def list_drift(self) -> Sequence[Drift]:
+        return await self._database.read(sales.list_drift)
 
     def _open_transaction(self) -> Transaction:
         connection = connect_sqlite(self._database.path, synchronous="NORMAL")

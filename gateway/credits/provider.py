@@ -9,6 +9,8 @@ from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from sqlalchemy import Connection
+
 from gateway.errors import CreditsUnavailable
 from gateway.permissions import PermissionQuery
 
@@ -138,6 +140,27 @@ class Movement:
     updated_at: int | None
 
 
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far the credits of a reference have got. `state` as in Movement; `applied` where there is nowhere to go.
+
+    `shortfall`: credits of a clawback that were not there any more, in the end.
+    """
+
+    state: str
+    shortfall: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """A key of which the ledger says other than its keeper. `ledger` leaves out what is still on its way; `kept` is
+    what the key has, holds included."""
+
+    key_id: str
+    ledger: int
+    kept: int
+
+
 class CreditsProvider(Protocol):
     """Keys and credits. Every method raises CreditsUnavailable within its deadline when the store does not answer."""
 
@@ -208,5 +231,30 @@ class CreditsProvider(Protocol):
 
     async def resolve_movement(self, id: str, resolution: str) -> Movement | None:
         """A person's word on one that is in doubt: `applied` or `not-applied`. Raises Conflict where it is not."""
+
+    # Inside a transaction of the shared database, so that an order and its credits are one commit. Each raises Invalid.
+
+    def grant_in(
+        self, connection: Connection, key_id: str, amount: int, kind: str, reason: str, reference: str
+    ) -> Entry:
+        """As `grant`, without waiting for anybody elsewhere; `kick` after the commit. A key that is unknown, revoked or
+        unlimited is Invalid (where only its keeper elsewhere knows, `progress_in` says `failed` later)."""
+
+    def claw_in(self, connection: Connection, key_id: str, amount: int, reason: str, reference: str) -> int:
+        """Take `amount` credits off the key, or as many as are available, once per reference: how many are taken.
+
+        Credits kept elsewhere count as taken; where they turn out to be gone, `progress_in` tells the shortfall."""
+
+    def progress_in(self, connection: Connection, reference: str) -> Progress | None:
+        """What became of that grant or clawback. None: there is no such reference."""
+
+    def kick(self) -> None:
+        """Bring what was granted to where it belongs, now rather than at the next look."""
+
+    async def enable(self, key_id: str, enabled: bool) -> bool:
+        """Switch a key on or off without giving it up. False: there is no such key."""
+
+    async def list_drift(self) -> Sequence[Drift]:
+        """Keys of which the ledger and their keeper disagree. Under traffic a keeper elsewhere may lag a moment."""
 
     async def aclose(self) -> None: ...

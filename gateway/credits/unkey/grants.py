@@ -49,6 +49,11 @@ class Grant:
     created_at: int
     updated_at: int
 
+    def asked(self, remaining: int) -> int:
+        """What to ask of Unkey when so many credits remain there: of a clawback not more than that, for Unkey's
+        decrement stops at 0 without a word."""
+        return max(self.amount, -remaining) if self.kind == "clawback" else self.amount
+
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
@@ -121,8 +126,21 @@ def claim(connection: Connection, grant_id: int, owner: int, remaining: int) -> 
 
 
 def apply(connection: Connection, grant_id: int, remaining: int | None) -> None:
-    """It took effect; Unkey says that so many credits remain."""
+    """It took effect; Unkey says what remains there. What a clawback did not find goes back into the ledger."""
+    row = connection.execute(_select().where(grants.c.id == grant_id, grants.c.state.in_(UNSETTLED))).first()
+    if row is None:
+        return
     _set(connection, grant_id, state="applied", remaining_after=remaining, cause=None)
+    if row.kind == "clawback":
+        _give_back(connection, row, -row.amount - _read_taken(connection, row, remaining))
+
+
+def lack(connection: Connection, grant_id: int) -> None:
+    """There was nothing at Unkey that a clawback could take."""
+    row = connection.execute(_select().where(grants.c.id == grant_id, grants.c.state == "pending")).first()
+    if row is not None:
+        _set(connection, grant_id, state="applied", remaining_before=0, remaining_after=0, cause=None)
+        _give_back(connection, row, -row.amount)
 
 
 def postpone(connection: Connection, grant_id: int, due_at: int, cause: str) -> None:
@@ -199,20 +217,45 @@ def list_grants(connection: Connection, *, unsettled: bool, before: int | None =
     return [_grant(row) for row in connection.execute(query)]
 
 
-def _evidence(connection: Connection, row: Row[Any]) -> Evidence:
-    """Debits at Unkey since the grant was sent: growth of the pool + what was spent, for that goes through the pool."""
-    key = connection.execute(select(keys).where(keys.c.id == row.key)).one()
-    spent = connection.execute(
-        select(func.coalesce(-func.sum(entries.c.amount), 0)).where(
-            entries.c.key == row.key, entries.c.kind == "spend", entries.c.id > (row.last_entry_before or 0)
+def _read_taken(connection: Connection, row: Row[Any], remaining: int | None) -> int:
+    """What a clawback took at Unkey. Where nothing remains, calls may have taken some of it first."""
+    asked = -_grant(row).asked(row.remaining_before or 0)
+    if remaining != 0:
+        return asked
+    debited = _evidence(connection, row).debited
+    return int(max(0, min(asked, (row.remaining_before or 0) - debited)))
+
+
+def _give_back(connection: Connection, row: Row[Any], amount: int) -> None:
+    if amount > 0:
+        append_entry(
+            connection,
+            connection.execute(select(keys).where(keys.c.id == row.key)).one(),
+            amount=amount,
+            kind="adjustment",
+            reason="was not there any more at Unkey",
+            reference=f"short:{row.reference}",
+            balance_after=None,
         )
+
+
+def _evidence(connection: Connection, row: Row[Any]) -> Evidence:
+    """Debits at Unkey since the grant was sent: growth of the pool + what left it, for all of them go through it. Spent
+    credits leave it, and so does the part of a clawback that Unkey is not asked for."""
+    key = connection.execute(select(keys).where(keys.c.id == row.key)).one()
+    since = entries.c.key == row.key, entries.c.id > (row.last_entry_before or 0)
+    left = connection.execute(
+        select(func.coalesce(-func.sum(entries.c.amount - func.coalesce(grants.c.amount, 0)), 0))
+        .select_from(entries)
+        .join(grants, grants.c.entry == entries.c.id, isouter=True)
+        .where(*since, entries.c.kind.in_(("spend", "clawback")))
     ).scalar_one()
     doubtful = connection.execute(
         select(func.coalesce(func.sum(doubts.c.amount), 0)).where(
             doubts.c.key == row.key, doubts.c.created_at >= row.sent_at, doubts.c.resolution.is_(None)
         )
     ).scalar_one()
-    debited = key.balance - row.pool_before + spent
+    debited = key.balance - row.pool_before + left
     return Evidence(_grant(row), debited, books.read_asked(connection, row.key) + doubtful)
 
 

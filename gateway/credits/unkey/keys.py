@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Row
 
 from gateway.credits import ledger
 from gateway.credits.checks import check_credits, check_grant, check_permissions, check_user_id
-from gateway.credits.provider import ApiKey, Balance, Entry
+from gateway.credits.provider import ApiKey, Balance, Drift, Entry
 from gateway.credits.secrets import hash_secret
-from gateway.credits.unkey import books, grants
+from gateway.credits.unkey import books, grants, sales
 from gateway.credits.unkey.client import RemoteKey, UnkeyClient
 from gateway.credits.unkey.outbox import Outbox
 from gateway.database.engine import Database
@@ -30,6 +31,8 @@ GRANT_SECONDS = 10.0
 QUIET_SECONDS = 3.0
 """How long a rotation waits for calls that are asking Unkey with the old secret."""
 QUIET_LOOKS = 60
+DRIFT_SECONDS = 1.0
+"""Between two looks at a key that seems to drift."""
 
 
 class UnkeyKeys:
@@ -127,6 +130,24 @@ class UnkeyKeys:
 
     async def history(self, key_id: str, *, before: int | None = None, limit: int = 50) -> Sequence[Entry]:
         return await self._database.read(lambda db: ledger.history(db, key_id, before, limit))
+
+    async def list_drift(self) -> Sequence[Drift]:
+        """See CreditsProvider.list_drift. Calls go on meanwhile, so what differs is looked at a second time."""
+        suspects = [drift.key_id async for drift in self._differing()]
+        if not suspects:
+            return []
+        await asyncio.sleep(DRIFT_SECONDS)
+        wanted = set(suspects)
+        return [drift async for drift in self._differing() if drift.key_id in wanted]
+
+    async def _differing(self) -> AsyncIterator[Drift]:
+        cursor: str | None = None
+        while True:
+            page, cursor = await self._client.list_keys(user_id=None, cursor=cursor, limit=100)
+            for drift in await self._database.read(partial(sales.find_drift, page=page)):
+                yield drift
+            if cursor is None:
+                return
 
     async def revoke(self, key_id: str) -> bool:
         """Refused here at once; at Unkey too, before this returns."""

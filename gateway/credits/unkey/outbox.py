@@ -67,9 +67,13 @@ class Outbox:
             self._task.cancel()
             await asyncio.wait([self._task])
 
+    def kick(self) -> None:
+        """Look for grants now."""
+        self._kicked.set()
+
     async def settled(self, grant_id: int, timeout_seconds: float) -> Grant | None:
         """Have the grant sent now, by whichever process, and wait until it is done, not for ever: the grant then."""
-        self._kicked.set()
+        self.kick()
         looks = max(1, round(timeout_seconds / WAIT_SECONDS))
         for _ in range(looks):
             grant = await self._database.read(lambda db: grants.find(db, grant_id))
@@ -120,12 +124,16 @@ class Outbox:
         remaining = await self._read_remaining(grant)
         if remaining is None:
             return
+        asked = grant.asked(remaining)
+        if not asked:
+            await self._record(lambda db: grants.lack(db, grant.id))
+            return
         owner = self._owner()
         if not await self._database.transaction(lambda db: grants.claim(db, grant.id, owner, remaining)):
             return
-        operation: Literal["increment", "decrement"] = "increment" if grant.amount > 0 else "decrement"
+        operation: Literal["increment", "decrement"] = "increment" if asked > 0 else "decrement"
         try:
-            after, _ = await self._client.update_credits(grant.unkey_id, operation, abs(grant.amount))
+            after, _ = await self._client.update_credits(grant.unkey_id, operation, abs(asked))
         except UnkeyRefused as error:
             await self._fail(grant, error.cause)
         except UnkeyUnavailable as error:
@@ -186,8 +194,9 @@ class Outbox:
             await self._fail(grant, "the key is gone or unlimited at Unkey")
             return
         moved = key.credits - grant.remaining_before + evidence.debited
-        tolerance = abs(grant.amount) // 4
-        if evidence.uncertain <= tolerance and abs(moved - grant.amount) <= tolerance:
+        asked = grant.asked(grant.remaining_before)
+        tolerance = abs(asked) // 4
+        if evidence.uncertain <= tolerance and abs(moved - asked) <= tolerance:
             remaining = key.credits
             await self._record(lambda db: grants.apply(db, grant.id, remaining))
             logger.warning("grant %d had taken effect", grant.id)
@@ -195,11 +204,11 @@ class Outbox:
             await self._record(lambda db: grants.postpone(db, grant.id, now_ms(), "had not taken effect"))
             logger.warning("grant %d had not taken effect; it is sent again", grant.id)
         else:
-            await self._look_later(grant, moved)
+            await self._look_later(grant, asked, moved)
 
-    async def _look_later(self, grant: Grant, moved: int) -> None:
+    async def _look_later(self, grant: Grant, asked: int, moved: int) -> None:
         looks = self._looks[grant.id] = self._looks.get(grant.id, 0) + 1
-        cause = f"Unkey's count moved by {moved} where {grant.amount} or 0 would tell"
+        cause = f"Unkey's count moved by {moved} where {asked} or 0 would tell"
         due_at = now_ms() + self._resolve_ms
         if looks >= LOOKS_MAX:
             due_at = FAR_AWAY_MS

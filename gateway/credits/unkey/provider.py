@@ -12,10 +12,23 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
+from sqlalchemy import Connection
+
+from gateway.credits.checks import check_credits, check_grant
 from gateway.credits.heart import Heart
 from gateway.credits.journal import Journal
-from gateway.credits.provider import NO_POLICY, ApiKey, Balance, Entry, Hold, Movement, Policy
-from gateway.credits.unkey import books, movements
+from gateway.credits.provider import (
+    NO_POLICY,
+    ApiKey,
+    Balance,
+    Drift,
+    Entry,
+    Hold,
+    Movement,
+    Policy,
+    Progress,
+)
+from gateway.credits.unkey import books, movements, sales
 from gateway.credits.unkey.canary import Canary
 from gateway.credits.unkey.client import UnkeyClient
 from gateway.credits.unkey.keys import UnkeyKeys
@@ -158,6 +171,27 @@ class UnkeyProvider:
 
     async def rotate(self, key_id: str) -> tuple[str, ApiKey] | None:
         return await self._keys.rotate(key_id)
+
+    # Sales
+
+    def grant_in(
+        self, connection: Connection, key_id: str, amount: int, kind: str, reason: str, reference: str
+    ) -> Entry:
+        check_grant(amount, kind)
+        return sales.grant(connection, key_id, amount, kind, reason, reference)
+
+    def claw_in(self, connection: Connection, key_id: str, amount: int, reason: str, reference: str) -> int:
+        check_credits("amount", amount, 1)
+        return sales.claw(connection, key_id, amount, reason, reference)
+
+    def progress_in(self, connection: Connection, reference: str) -> Progress | None:
+        return sales.find_progress(connection, reference)
+
+    def kick(self) -> None:
+        self._outbox.kick()
+
+    async def list_drift(self) -> Sequence[Drift]:
+        return await self._keys.list_drift()
 
     # What is on its way, and what only a person can decide
 
