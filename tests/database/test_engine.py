@@ -12,8 +12,8 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import create_engine, text
 
+from gateway.database.billing_tables import metadata
 from gateway.database.engine import DatabaseError, open_database
-from gateway.database.tables import metadata
 from gateway.errors import CreditsUnavailable
 
 KEY = (
