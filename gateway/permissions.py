@@ -19,7 +19,7 @@ NAMES_MAX = 100
 """Names in one query."""
 NESTING_MAX = 10
 """Parentheses within each other."""
-_PERMISSION = re.compile(r"[A-Za-z0-9_:.*-]{1,128}")
+_PERMISSION = re.compile(r"[A-Za-z0-9_:.*-]{1,100}")
 _TOKEN = re.compile(r"[ \t\r\n]*([()]|[A-Za-z0-9_:.*/-]+)")
 _BLANK = " \t\r\n"
 
@@ -28,7 +28,7 @@ _Node = str | tuple[bool, tuple["_Node", ...]]
 
 
 def is_permission(name: str) -> bool:
-    """Whether a key can carry this: 1 to 128 letters, digits and _ : . * -"""
+    """Whether a key can carry this: 1 to 100 letters, digits and _ : . * -"""
     return _PERMISSION.fullmatch(name) is not None
 
 

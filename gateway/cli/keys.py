@@ -57,7 +57,7 @@ def create(
         raise typer.BadParameter("expected 1 to 128 ASCII characters without spaces", param_hint="--user")
     permissions = permission or []
     if not all(map(is_permission, permissions)):
-        raise typer.BadParameter("expected 1 to 128 letters, digits and _ : . * -", param_hint="--permission")
+        raise typer.BadParameter("expected 1 to 100 letters, digits and _ : . * -", param_hint="--permission")
     if unlimited and credits is not None:
         raise typer.BadParameter("--unlimited and --credits exclude each other")
     expires_at = read_expiry(expires, now_ms=time.time_ns() // 1_000_000) if expires else None

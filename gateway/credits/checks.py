@@ -42,5 +42,5 @@ def check_permissions(permissions: Sequence[str]) -> None:
         raise Invalid("Too many permissions.", errors={"permissions": f"a key may have {PERMISSIONS_MAX} at most"})
     for permission in permissions:
         if not is_permission(permission):
-            wanted = "1 to 128 letters, digits, and _ : . * -"
+            wanted = "1 to 100 letters, digits, and _ : . * -"
             raise Invalid("Not a permission.", errors={"permissions": f"each has {wanted}"})

@@ -458,8 +458,8 @@ def test_a_disabled_and_an_expired_key_are_identified_as_such(ledger, run):
 def test_a_keys_permissions_are_told_and_stay_when_it_is_rotated(ledger, run):
     async def main():
         async with ledger.provider() as provider:
-            _, key = await provider.create("u", credits=1, permissions=["personas.read", "system:eu-1", "a_*"])
-            expected = {"personas.read", "system:eu-1", "a_*"}
+            _, key = await provider.create("u", credits=1, permissions=["personas.read", "system:eu-1", "x" * 100])
+            expected = {"personas.read", "system:eu-1", "x" * 100}
             _, rotated = await provider.rotate(key.key_id)
             (listed,) = await provider.list("u")
             for shown in (key, await provider.get(key.key_id), rotated, listed):
@@ -472,7 +472,7 @@ def test_a_keys_permissions_are_told_and_stay_when_it_is_rotated(ledger, run):
     run(main())
 
 
-@pytest.mark.parametrize("name", ["", "a b", "a\n", "ä", "a/b", "(a)", "x" * 129])
+@pytest.mark.parametrize("name", ["", "a b", "a\n", "ä", "a/b", "(a)", "x" * 101])
 def test_a_name_that_is_no_permission_makes_no_key(ledger, run, name):
     async def main():
         async with ledger.provider() as provider:

@@ -161,6 +161,16 @@ def test_a_clock_that_is_set_back_by_a_little_gives_nothing_away(processes):
     assert isinstance(processes.take(call)[0], RateLimited)
 
 
+def test_before_a_window_that_has_begun_already_the_one_before_counts_whole_and_no_more(processes):
+    call = (0, "/x", limited(6, 60), 1)
+    processes.now = T0 - T0 % 60_000 - 10
+    processes.take(*[call] * 3)
+    processes.now += 15
+    processes.take(call)
+    processes.now -= 30_000
+    assert [type(outcome) for outcome in processes.take(*[call] * 3)] == [Hold, Hold, RateLimited]
+
+
 def test_a_limit_counts_for_each_key_route_and_window_apart(processes):
     one = limited(1, 60)
     calls = [(0, "/x", one, 1), (1, "/x", one, 1), (0, "/y", one, 1), (0, "/x", limited(1, 61), 1)]
@@ -225,6 +235,13 @@ def test_calls_without_a_policy_cost_no_statement_more(processes):
     processes.take(plain, plain)
     assert [statement.split()[0] for statement in seen] == ["BEGIN", "SELECT", "INSERT", "UPDATE", "COMMIT"]
     assert not any("rate_windows" in statement or "permissions" in statement for statement in seen)
+
+
+def test_only_what_is_counted_takes_the_writers_lock(processes):
+    seen = statements(processes.transactions[0])
+    processes.take((0, "/x", Policy("read"), 0), (0, "/x", NO_POLICY, 0))
+    processes.take((0, "/x", limited(5), 0))
+    assert [statement for statement in seen if "BEGIN" in statement] == ["BEGIN", "BEGIN IMMEDIATE"]
 
 
 def test_a_batch_of_calls_with_policies_costs_three_statements_more_whatever_its_size(processes):
