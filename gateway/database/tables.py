@@ -227,7 +227,10 @@ retired_keys = Table(
     metadata,
     Column("unkey_id", Text, primary_key=True),
     Column("key", Id, nullable=False),
+    Column("key_hash", LargeBinary, nullable=False),
     Column("retired_at", Id, nullable=False),
+    Index("retired_keys_by_hash", "key_hash"),
     sqlite_strict=True,
 )
-"""What Unkey called our keys before they were rotated. Its caches may go on answering for them; we don't."""
+"""What Unkey called our keys before they were rotated, and their secrets then. Its caches may go on answering for them;
+we don't."""

@@ -8,24 +8,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, and_, func, insert, or_, select, update
+from sqlalchemy import Connection, Row, Select, and_, exists, func, insert, or_, select, union_all, update
 
 from gateway.credits.instances import Orphan
 from gateway.credits.ledger import append_entry, now_ms
 from gateway.credits.secrets import START_LENGTH, hash_secret
 from gateway.credits.unkey.holds import UnkeyHold
 from gateway.database.tables import HOLDS_PER_INSTANCE, doubts, instances, keys, retired_keys, unkey_holds
-from gateway.errors import Conflict, Invalid
+from gateway.errors import Conflict, Invalid, InvalidKey
 
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """Whose secret it is. `number` is the key's row, `unkey_id` what Unkey calls it now."""
+    """Whose secret it is. `number` is the key's row, `unkey_id` what Unkey calls it now. `is_retired`: it is being
+    rotated, and the secret is the old one."""
 
     number: int
     key_id: str
     user_id: str
     unkey_id: str
+    is_retired: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,36 +47,14 @@ class Doubt:
 
 
 def find_account(connection: Connection, key_hash: bytes) -> Account | None:
+    """None if the secret has never been seen. Raises InvalidKey if it was rotated away: Unkey is not to be asked, for
+    it may go on taking credits for it."""
     row = find_row_by_hash(connection, key_hash)
-    return None if row is None else _account(row)
-
-
-def adopt(connection: Connection, key_hash: bytes, unkey_id: str, user_id: str, opening: int | None) -> Account | None:
-    """The account of a key that Unkey vouches for; written down if it was made elsewhere and is seen first now.
-
-    `opening` is what it has there, None if unlimited. None: the key was rotated, and Unkey's caches don't know it yet.
-    """
-    if connection.execute(select(retired_keys).where(retired_keys.c.unkey_id == unkey_id)).first() is not None:
-        return None
-    row = find_row(connection, unkey_id)
     if row is not None:
-        owner = user_id or row.user_id
-        connection.execute(update(keys).where(keys.c.id == row.id).values(key_hash=key_hash, user_id=owner))
-        return Account(row.id, row.key_id, owner, unkey_id)
-    _insert_row(connection, unkey_id, key_hash, "", user_id or unkey_id, None, None)
-    row = find_row(connection, unkey_id)
-    assert row is not None
-    if opening:
-        append_entry(
-            connection,
-            row,
-            amount=opening,
-            kind="adjustment",
-            reason="what Unkey had when the key was first seen",
-            reference=f"first-seen:{unkey_id}",
-            balance_after=opening,
-        )
-    return _account(row)
+        return Account(row.id, row.key_id, row.user_id, row.unkey_id)
+    if connection.execute(select(exists().where(retired_keys.c.key_hash == key_hash))).scalar_one():
+        raise InvalidKey
+    return None
 
 
 def insert_key(
@@ -88,7 +68,7 @@ def insert_key(
 ) -> None:
     """Write down a key just made at Unkey, with its first credits (which are there already) as a `promo` entry."""
     hashed = hash_secret(secret.encode("utf-8"))
-    _insert_row(connection, unkey_id, hashed, secret[:START_LENGTH], user_id, name, expires_at)
+    insert_row(connection, unkey_id, hashed, secret[:START_LENGTH], user_id, name, expires_at)
     if credits:
         row = find_row(connection, unkey_id)
         assert row is not None
@@ -103,7 +83,7 @@ def insert_key(
         )
 
 
-def _insert_row(
+def insert_row(
     connection: Connection,
     unkey_id: str,
     key_hash: bytes,
@@ -148,9 +128,14 @@ def find_rows(connection: Connection, unkey_ids: Sequence[str]) -> dict[str, Row
 
 def read_asked(connection: Connection, number: int, but: int = 0) -> int:
     """Credits that open holds of the key, `but` one, have asked of Unkey and that are not in its pool yet."""
-    asked = select(func.coalesce(func.sum(unkey_holds.c.asked), 0))
-    mine = asked.where(unkey_holds.c.key == number, unkey_holds.c.id != but)
-    return int(connection.execute(mine).scalar_one())
+    hashes = union_all(
+        select(keys.c.key_hash).where(keys.c.id == number),
+        select(retired_keys.c.key_hash).where(retired_keys.c.key == number),
+    )
+    # Those that were taken before the key was written down know it by its secret only.
+    mine = or_(unkey_holds.c.key == number, and_(unkey_holds.c.key == 0, unkey_holds.c.key_hash.in_(hashes)))
+    query = select(func.coalesce(func.sum(unkey_holds.c.asked), 0)).where(mine, unkey_holds.c.id != but)
+    return int(connection.execute(query).scalar_one())
 
 
 # Stopping and replacing keys
@@ -168,7 +153,9 @@ def retire(connection: Connection, number: int, unkey_id: str) -> None:
     """From here on the key's present secret is refused, whatever Unkey's caches say."""
     known = connection.execute(select(retired_keys).where(retired_keys.c.unkey_id == unkey_id)).first()
     if known is None:
-        connection.execute(insert(retired_keys).values(unkey_id=unkey_id, key=number, retired_at=now_ms()))
+        key_hash = connection.execute(select(keys.c.key_hash).where(keys.c.id == number)).scalar_one()
+        retired = {"unkey_id": unkey_id, "key": number, "key_hash": key_hash, "retired_at": now_ms()}
+        connection.execute(insert(retired_keys).values(retired))
     nobody = hash_secret(secrets.token_bytes(32))
     connection.execute(update(keys).where(keys.c.id == number).values(key_hash=nobody))
 
@@ -241,10 +228,6 @@ def _fund(connection: Connection, doubt: Row[Any]) -> None:
             errors={"resolution": "the key is unknown"},
         )
     connection.execute(update(keys).where(keys.c.id == key.id).values(balance=keys.c.balance + doubt.amount))
-
-
-def _account(row: Row[Any]) -> Account:
-    return Account(row.id, row.key_id, row.user_id, row.unkey_id)
 
 
 def _hold(row: Row[Any]) -> UnkeyHold:

@@ -68,8 +68,12 @@ class UnkeyClient:
         route: str,
         request_id: str,  # noqa: ARG002 - Unkey has no place for it but tags, and its dashboard lists every one
         left: Left | None = None,
+        *,
+        waited_seconds: float = 0,
     ) -> Verdict:
         """Check the key and take `cost` from it, all or nothing. Any verdict is an answer, not an error.
+
+        What the caller has `waited_seconds` for already is taken off the time that Unkey has.
 
         Raises InvalidKey for what can't be a key. If the caller is cancelled when Unkey may have heard of it, `left` is
         called once with what is left to do, which gives the Verdict or raises as this does; see Wire.post.
@@ -80,7 +84,7 @@ class UnkeyClient:
                 VERIFY,
                 self._verify_headers,
                 body,
-                self._verify_seconds,
+                self._verify_seconds - waited_seconds,
                 None if left is None else lambda rest: left(_read_late(rest)),
             )
         except WireError as error:
@@ -170,6 +174,11 @@ class UnkeyClient:
         """
         asked = {"keyId": key_id, "expiration": 0}
         return await self._find("keys.rerollKey", asked, lambda document: read_secret(_data(document)))
+
+    @property
+    def patience_seconds(self) -> float:
+        """A verify is worth its while if it begins within this time: half of what a caller waits."""
+        return self._verify_seconds / 2
 
     def count_connections(self) -> tuple[int, int, int]:
         """Connections open, how many of them are idle, and how many calls wait for one: to verify, that is."""

@@ -24,7 +24,7 @@ from cachetools import TTLCache
 from gateway.credits.batch import End
 from gateway.credits.journal import Journal
 from gateway.credits.provider import NO_POLICY, Hold, Policy
-from gateway.credits.unkey import books
+from gateway.credits.unkey import adoption, books
 from gateway.credits.unkey.books import Account
 from gateway.credits.unkey.breaker import Breaker
 from gateway.credits.unkey.canary import Canary
@@ -120,11 +120,12 @@ class Spending:
         """See CreditsProvider.hold."""
         # Not a coroutine of its own: every wake-up of a call would pass through it.
         key_hash = sha256(api_key).digest()
+        began = self._loop.time()
         account = self._accounts.get(key_hash)
         if account is not None:
-            return self._hold(api_key, key_hash, cost, route, request_id, policy, account)
+            return self._hold(api_key, key_hash, cost, route, request_id, policy, began, account)
         return self._introduce(
-            api_key, key_hash, partial(self._hold, api_key, key_hash, cost, route, request_id, policy)
+            api_key, key_hash, partial(self._hold, api_key, key_hash, cost, route, request_id, policy, began)
         )
 
     async def _hold(
@@ -135,13 +136,20 @@ class Spending:
         route: str,
         request_id: str,
         policy: Policy,
+        began: float,
         account: Account | None,
     ) -> UnkeyHold:
         self._breaker.admit()
-        hold = await self._write(key_hash, account, cost, route, request_id)
+        hold = await self._write(key_hash, account, cost, route, request_id, began)
         try:
             verdict = await self._client.verify(
-                api_key, hold.asked, policy, route, request_id, partial(self._finish_without_caller, hold, account)
+                api_key,
+                hold.asked,
+                policy,
+                route,
+                request_id,
+                partial(self._finish_without_caller, hold, account),
+                waited_seconds=self._waited(began),
             )
         except UnkeyUnavailable as error:
             self._unavailable(hold, error)
@@ -163,15 +171,14 @@ class Spending:
         return self._grant(hold, verdict, account)
 
     async def _write(
-        self, key_hash: bytes, account: Account | None, cost: int, route: str, request_id: str
+        self, key_hash: bytes, account: Account | None, cost: int, route: str, request_id: str, began: float
     ) -> UnkeyHold:
         """The hold as it is before Unkey is asked: durable, so that whatever Unkey takes is known to be asked for."""
         number = account.number if account is not None else 0
         if not number and not cost:
             return UnkeyHold(0, 0, "", "", 0, key_hash)  # nothing to write, and no row to look at
-        loop = self._loop
         written = self._journal.ask(
-            UnkeyTake(loop.create_future(), key_hash, cost, route, request_id, loop.time(), number)
+            UnkeyTake(self._loop.create_future(), key_hash, cost, route, request_id, began, number)
         )
         try:
             hold = await written
@@ -185,6 +192,13 @@ class Spending:
             raise
         assert isinstance(hold, UnkeyHold)
         return hold
+
+    def _waited(self, began: float) -> float:
+        """Seconds. Raises CreditsUnavailable where too few are left to ask Unkey: it would be in doubt for nothing."""
+        waited = self._loop.time() - began
+        if waited > self._client.patience_seconds:
+            raise CreditsUnavailable(cause=f"after {waited:.1f} s there was no time left to ask Unkey")
+        return waited
 
     def _grant(self, hold: UnkeyHold, verdict: Verdict, account: Account) -> UnkeyHold:
         hold.key, hold.key_id, hold.user_id = account.number, account.key_id, account.user_id
@@ -270,6 +284,10 @@ class Spending:
             self._unavailable(hold, error)
         except GatewayError as error:
             logger.warning("%s: a verify whose caller left: %s", hold.request_id, error.cause or error)
+        except Exception as error:
+            logger.exception("%s: a verify whose caller left", hold.request_id)
+            hold.cause = f"a defect: {type(error).__name__}"
+            self._drop(hold, State.DOUBTFUL)
 
     # Keys seen for the first time
 
@@ -295,17 +313,24 @@ class Spending:
             account = await self._database.read(lambda connection: books.find_account(connection, key_hash))
             if account is not None:
                 self._remember(key_hash, account)
+                self._introduced(key_hash, introduction, None)  # nobody need wait for what becomes of this call
             return await ask(account)
         except (InvalidKey, KeyDisabled, KeyExpired, CreditsUnavailable) as refused:
             error = refused
             raise
         finally:
+            self._introduced(key_hash, introduction, error)
+
+    def _introduced(
+        self, key_hash: bytes, introduction: asyncio.Future[GatewayError | None], error: GatewayError | None
+    ) -> None:
+        if not introduction.done():
             del self._introductions[key_hash]
             introduction.set_result(error)
 
     async def _adopt(self, hold: UnkeyHold, verdict: Verdict) -> Account:
         """Write the key down, or its new owner. Unkey has taken the hold's credits already."""
-        opening = None if verdict.credits is None else verdict.credits + hold.asked
+        opening = None if verdict.credits is None or hold.key else verdict.credits + hold.asked
         try:
             account = await self._write_account(hold.key_hash, verdict, opening)
         except asyncio.CancelledError:
@@ -318,15 +343,20 @@ class Spending:
             raise
         if account is None:
             self._drop(hold, State.REFUSED)  # what Unkey took, it took from a key that was replaced
-            self._refused[hold.key_hash] = InvalidKey
+            raise InvalidKey
+        if account.is_retired:
+            self._grant(hold, verdict, account)
+            self._end_unseen(hold, "rotated")
             raise InvalidKey
         return account
 
     async def _write_account(self, key_hash: bytes, verdict: Verdict, opening: int | None) -> Account | None:
         account = await self._database.transaction(
-            lambda connection: books.adopt(connection, key_hash, verdict.key_id, verdict.user_id, opening)
+            lambda connection: adoption.adopt(connection, key_hash, verdict.key_id, verdict.user_id, opening)
         )
-        if account is not None:
+        if account is None or account.is_retired:
+            self._refused[key_hash] = InvalidKey
+        else:
             self._remember(key_hash, account)
         return account
 

@@ -79,7 +79,7 @@ class UnkeyTransaction(Transaction):
     # Ending
 
     def _end(self, ends: Sequence[End], keys: dict[int, Row], changed: dict[int, Row], now: int) -> None:
-        notes = {end.hold.id: end for end in ends if end.kept is None}
+        notes = [end for end in ends if end.kept is None]
         if notes:
             self._note(notes, keys, changed)
         final = first_of_each(ends) if len(ends) > 1 else {end.hold.id: end for end in ends if end.kept is not None}
@@ -90,12 +90,16 @@ class UnkeyTransaction(Transaction):
             if ended:
                 self._close(ended, final, keys, changed, now)
 
-    def _note(self, notes: dict[int, End], keys: dict[int, Row], changed: dict[int, Row]) -> None:
+    def _note(self, notes: list[End], keys: dict[int, Row], changed: dict[int, Row]) -> None:
         """Write down what is known of holds that stay open: Unkey's yes, and that the answer has begun."""
-        found = self._execute(_sql_find(len(notes)), list(notes)).fetchall()
-        mark_lost(notes, found)
+        holds = {end.hold.id: end.hold for end in notes}
+        found = self._execute(_sql_find(len(holds)), list(holds)).fetchall()
+        open_ids = {row[0] for row in found}
+        for end in notes:  # there may be two of a hold, and who waits for either must be told
+            if end.hold.id not in open_ids:
+                mark_lost({end.hold.id: end}, ())
         for hold_id, drawn, asked in found:
-            hold = notes[hold_id].hold
+            hold = holds[hold_id]
             assert isinstance(hold, UnkeyHold)
             fresh = hold.debited if asked else 0
             if fresh:

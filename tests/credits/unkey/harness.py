@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from gateway.app import open_unkey_client
 from gateway.config.tree import UnkeySection
+from gateway.credits.unkey.canary import NOBODY
 from gateway.credits.unkey.provider import UnkeyProvider, UnkeySettings
 from gateway.database.engine import open_database
 from gateway.deadlines import Deadlines
+from gateway.sandbox.unkey.books import Received
 from gateway.sandbox.unkey.server import API_ID, ROOT_KEY, UnkeyServer
 from gateway.sandbox.unkey.settings import Settings
+
+VERIFY = "keys.verifyKey"
 
 
 class UnkeyLedger:
@@ -29,6 +34,7 @@ class UnkeyLedger:
 
     @contextlib.asynccontextmanager
     async def provider(self, **settings: Any) -> AsyncIterator[UnkeyProvider]:
+        """`section` holds what the configuration's credits.unkey is to say besides."""
         await self._start()
         database = open_database(f"sqlite:///{self.path}")
         deadlines = Deadlines(asyncio.get_running_loop(), tick_seconds=0.02)
@@ -54,40 +60,74 @@ class UnkeyLedger:
         if not self._open_count:
             await self.server.aclose()
 
+    # The other side's books
+
+    def fail(self, kind: str, call: str = "verifyKey", **switches: Any) -> None:
+        """See gateway/sandbox/unkey/faults.py."""
+        self.server.faults.set(kind=kind, call=call, **switches)
+
     def remaining(self, unkey_id: str) -> int:
         """What Unkey would let through for this key."""
         balances = self.server.database.balances
         live = balances.live(unkey_id)
         return (balances.stored(unkey_id) or 0) if live is None else live
 
-    def audit(self) -> None:
-        """The books balance: granted - spent = what Unkey has, what our pools have, and what is in doubt."""
-        for key_id, unkey_id, balance, held, entries in self.rows(
-            """SELECT k.key_id, k.unkey_id, k.balance, k.held, coalesce((SELECT sum(amount) FROM entries
+    def verifies(self) -> list[Received]:
+        """The verifications that callers caused, in the order in which Unkey received them."""
+        return [
+            received
+            for received in self.server.books.requests
+            if received.asked.call == VERIFY and NOBODY not in received.asked.raw_body
+        ]
+
+    def asked(self) -> list[int]:
+        """The cost that each of them asked for."""
+        return [int(json.loads(received.asked.raw_body)["credits"]["cost"]) for received in self.verifies()]
+
+    # Ours, and both together
+
+    def audit(self, taken: Mapping[str, int] | None = None) -> None:
+        """The books balance: entries = what Unkey has, what our pools have, what is on its way and what is in doubt.
+
+        Of what is in doubt anything from nothing to all may have been taken; `taken` says how much truly was, by key.
+        """
+        for number, key_id, unkey_id, balance, held, entries in self.rows(
+            """SELECT k.id, k.key_id, k.unkey_id, k.balance, k.held, coalesce((SELECT sum(amount) FROM entries
                WHERE key = k.id), 0) FROM keys k"""
         ):
-            drawn, debited = self.rows(
-                """SELECT coalesce(sum(drawn), 0), coalesce(sum(asked), 0) FROM unkey_holds h
-                   JOIN keys k ON k.id = h.key WHERE k.key_id = ?""",
-                key_id,
+            drawn, asked = self.rows(
+                "SELECT coalesce(sum(drawn), 0), coalesce(sum(asked), 0) FROM unkey_holds WHERE key = ?", number
             )[0]
             assert held == drawn, f"{key_id}: held {held}, drawn by open holds {drawn}"
             assert balance >= held >= 0
             if self.server.database.balances.stored(unkey_id) is None:
                 continue  # unlimited
             there = self.remaining(unkey_id)
-            doubtful = self._sum(
-                "SELECT sum(amount) FROM doubts d JOIN keys k ON k.id = d.key WHERE key_id = ?", key_id
+            doubtful = self._sum("SELECT sum(amount) FROM doubts WHERE key = ? AND resolution IS NULL", number)
+            pending = self._sum(
+                "SELECT sum(amount) FROM grants WHERE key = ? AND state IN ('pending', 'sending')", number
             )
-            on_the_way = self._sum(
-                """SELECT sum(amount) FROM grants g JOIN keys k ON k.id = g.key
-                   WHERE key_id = ? AND state IN ('pending', 'sending')""",
-                key_id,
-            )
-            accounted = there + balance + debited + doubtful + on_the_way
-            assert entries == accounted, f"{key_id}: entries {entries}, there {there}, pool {balance}, doubt {doubtful}"
-        doubled = self.rows("SELECT request_id FROM entries WHERE request_id <> '' GROUP BY 1 HAVING count(*) > 1")
-        assert doubled == [], f"holds that ended twice: {doubled}"
+            granting = self._sum("SELECT sum(amount) FROM grants WHERE key = ? AND state = 'in_doubt'", number)
+            unaccounted = entries - there - balance - asked - pending
+            story = f"{key_id}: entries {entries}, there {there}, pool {balance}, asked {asked}, pending {pending}"
+            if taken is None:
+                assert min(0, granting) <= unaccounted <= doubtful + max(0, granting), f"{story}, doubts {doubtful}"
+            else:
+                truth = taken.get(key_id, 0)
+                assert unaccounted == truth, f"{story}, doubts {doubtful}, of which {truth} were taken"
+        self._audit_ends()
+
+    def _audit_ends(self) -> None:
+        doubled = self.rows(
+            """SELECT request_id FROM (SELECT request_id FROM entries WHERE kind = 'spend' UNION ALL
+               SELECT request_id FROM doubts UNION ALL SELECT request_id FROM unkey_holds)
+               GROUP BY 1 HAVING count(*) > 1"""
+        )
+        served = self.rows(
+            """SELECT e.request_id FROM entries e JOIN doubts d ON e.request_id = d.request_id WHERE e.kind = 'spend'"""
+        )
+        assert served == [], f"in doubt, and served: {served}"
+        assert doubled == [], f"holds that ended twice, or ended and are open: {doubled}"
 
     def open_holds(self) -> int:
         return self.count("unkey_holds")

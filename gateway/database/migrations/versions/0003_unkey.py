@@ -33,9 +33,11 @@ def upgrade() -> None:
         "retired_keys",
         Column("unkey_id", Text, primary_key=True),
         Column("key", Integer, nullable=False),
+        Column("key_hash", LargeBinary, nullable=False),
         Column("retired_at", Integer, nullable=False),
         sqlite_strict=True,
     )
+    op.create_index("retired_keys_by_hash", "retired_keys", ["key_hash"])
 
 
 def _create_doubts() -> None:
