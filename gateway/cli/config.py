@@ -13,6 +13,8 @@ from gateway.cli.output import print_json, print_table
 from gateway.config.problem import ConfigError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from gateway.config.tree import Config, RouteSection
 
 
@@ -21,21 +23,34 @@ def check(context: typer.Context, config: ConfigFile = DEFAULT_CONFIG, as_json: 
 
     Exit code 2 when something is wrong.
     """
+    loaded = load_checked(context, config, as_json=as_json)
+    if as_json:
+        print_json({"ok": True, "file": str(config), **counts_of(loaded), "problems": []})
+    else:
+        print(f"{config}: {fine(loaded)}")
+
+
+def load_checked(context: typer.Context, file: Path, *, as_json: bool) -> Config:
+    """The config; or its problems are told, as lines or as a document, and the command ends."""
     try:
-        loaded = load(context, config)
+        return load(context, file)
     except ConfigError as error:
         if as_json:
             problems = [dataclasses.asdict(problem) for problem in error.problems]
-            print_json({"ok": False, "file": str(config), "problems": problems})
+            print_json({"ok": False, "file": str(file), "problems": problems})
         else:
             tell_problems(error)
         raise typer.Exit(MISUSED) from None
-    counts = {"routes": len(loaded.routes), "upstreams": len(loaded.upstreams), "packs": len(loaded.billing.packs)}
-    if as_json:
-        print_json({"ok": True, "file": str(config), **counts, "problems": []})
-    else:
-        listed = ", ".join(f"{count} {name if count != 1 else name[:-1]}" for name, count in counts.items())
-        print(f"{config}: fine ({listed})")
+
+
+def counts_of(config: Config) -> dict[str, int]:
+    return {"routes": len(config.routes), "upstreams": len(config.upstreams), "packs": len(config.billing.packs)}
+
+
+def fine(config: Config) -> str:
+    """That it is, and what is in it."""
+    listed = ", ".join(f"{count} {name if count != 1 else name[:-1]}" for name, count in counts_of(config).items())
+    return f"fine ({listed})"
 
 
 def schema(

@@ -14,6 +14,7 @@ from gateway import __version__
 from gateway.cli import config, keys, orders
 from gateway.cli import credits as credits_group
 from gateway.cli.dev import dev
+from gateway.cli.doctor import doctor
 from gateway.cli.failure import FAILED, exit_code_of
 from gateway.cli.options import AsJson, new_group
 from gateway.cli.output import print_json
@@ -24,6 +25,7 @@ app = new_group("The gateway that sells API calls: checks the key, takes the cre
 app.command()(serve)
 app.command()(dev)
 config.add_commands(app)
+app.command()(doctor)
 app.add_typer(keys.group, name="keys")
 app.add_typer(credits_group.group, name="credits")
 app.add_typer(orders.group, name="orders")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -18,10 +18,13 @@ from gateway.cli.failure import CommandFailed
 if TYPE_CHECKING:
     from gateway.config.tree import Config
     from gateway.credits.provider import CreditsProvider
+    from gateway.doctor.diagnosis import Diagnosis
     from gateway.server.sockets import Addresses
 
 OnReady = Callable[["Addresses"], None]
 """Told once, when calls are accepted, and where."""
+OnProgress = Callable[[Sequence[str]], None]
+"""Told what is still being examined."""
 
 
 @asynccontextmanager
@@ -53,6 +56,23 @@ def _serve(config: Config, on_ready: OnReady) -> int:
         return run(config, partial(create_app, metrics_directory=Path(directory)), on_ready=on_ready)
 
 
+def _examine(config: Config, on_progress: OnProgress) -> list[Diagnosis]:
+    import asyncio
+    import dataclasses
+
+    from gateway.app import secrets_of
+    from gateway.credits.secrets import PREFIX
+    from gateway.doctor.checkup import examinations_of
+    from gateway.doctor.examination import examine
+    from gateway.observe.redaction import Redaction
+
+    redaction = Redaction([PREFIX], secrets_of(config))
+    return [
+        dataclasses.replace(diagnosis, text=redaction.text(diagnosis.text))
+        for diagnosis in asyncio.run(examine(examinations_of(config), on_progress))
+    ]
+
+
 @dataclass(frozen=True, slots=True)
 class Wiring:
     """The seam between the command line and what it drives."""
@@ -60,3 +80,4 @@ class Wiring:
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
     open_provider: Callable[[Config], AbstractAsyncContextManager[CreditsProvider]] = _open_provider
     serve: Callable[[Config, OnReady], int] = _serve
+    examine: Callable[[Config, OnProgress], list[Diagnosis]] = _examine

@@ -20,13 +20,22 @@ class SchemaTooNew(OperationalError):
 def migrate(connection: Connection) -> None:
     """Apply what is missing, inside the caller's write transaction: of several processes the first to get the lock
     migrates, the others then find nothing to do."""
-    config = Config()
-    config.set_main_option("script_location", "gateway:database/migrations")
-    script = ScriptDirectory.from_config(config)
+    config = _config()
     found = MigrationContext.configure(connection).get_current_revision()
-    known = {revision.revision for revision in script.walk_revisions()}
+    known = known_revisions()
     if found is not None and found not in known:
         raise SchemaTooNew(found)
-    if found != script.get_current_head():
+    if found != known[0]:
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
+
+
+def known_revisions() -> tuple[str, ...]:
+    """Every revision of the schema that this version knows, its own first."""
+    return tuple(step.revision for step in ScriptDirectory.from_config(_config()).walk_revisions())
+
+
+def _config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", "gateway:database/migrations")
+    return config

@@ -89,7 +89,12 @@ async def closed_provider(_config) -> AsyncIterator[None]:
 
 def test_every_gateway_command_to_paste_is_complete(monkeypatch):
     monkeypatch.chdir(ROOT)
-    wiring = Wiring(environ={}, open_provider=closed_provider, serve=lambda _config, _on_ready: 0)
+    wiring = Wiring(
+        environ={},
+        open_provider=closed_provider,
+        serve=lambda _config, _on_ready: 0,
+        examine=lambda _config, _on_progress: [],
+    )
     assert len(GATEWAY_LINES) > 5
     for _, line in GATEWAY_LINES:
         arguments = shlex.split(line, comments=True)[1:]

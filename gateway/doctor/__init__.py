@@ -1,0 +1,1 @@
+"""`gateway doctor`: looking at everything the gateway depends on, changing nothing."""
