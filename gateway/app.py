@@ -2,7 +2,8 @@
 
     create_app(config) → (app, admin_app)
 
-`app` answers callers: the control plane's few paths, everything else goes to the data plane (proxy/endpoint.py).
+`app` answers callers: the data plane (proxy/endpoint.py) the paths that are routes, the control plane (gateway/api) the
+gateway's own.
 `admin_app` answers ops on a listener of its own. Nothing is opened before the server's lifespan says so, and only this
 file knows which adapters stand behind the ports.
 """
@@ -19,7 +20,9 @@ from pathlib import Path
 from pydantic import SecretStr
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from gateway.config.tree import Config, CreditsSection, Section, UnkeySection
+from gateway.api.build import open_control_plane
+from gateway.api.pricing import CHECKOUT_PATH
+from gateway.config.tree import Config, Section, UnkeySection
 from gateway.credits.local import LocalProvider, Settings
 from gateway.credits.provider import CreditsProvider
 from gateway.credits.secrets import PREFIX
@@ -65,7 +68,7 @@ async def open_provider(config: Config) -> AsyncIterator[CreditsProvider]:
     deadlines = Deadlines(asyncio.get_running_loop())
     async with AsyncExitStack() as stack:
         stack.callback(deadlines.close)
-        yield await _open_provider(config, deadlines, stack)
+        yield await _open_provider(config, await _open_database(config, stack), deadlines, stack)
 
 
 class Gateway:
@@ -120,17 +123,23 @@ class Gateway:
         deadlines.watch(self._metrics)
         stack.callback(self._metrics.close)
         access_log = self._open_access_log(deadlines)
-        provider = await _open_provider(config, deadlines, stack, self._metrics, self._readiness)
+        database = await _open_database(config, stack)
+        provider = await _open_provider(config, database, deadlines, stack, self._metrics, self._readiness)
         transports = open_transports(config.upstreams, deadlines, loop)
         for transport in transports.values():
             stack.push_async_callback(transport.aclose)
+        ids = RequestIds()
+        control = open_control_plane(
+            config, provider, database, None, stack, ids=ids, metrics=self._metrics, access_log=access_log
+        )
         self._endpoint = Endpoint(
             _routes(config, transports, self._metrics),
             provider,
             HeadReader(config.server.trusted_proxies),
-            RequestIds(),
+            ids,
             self._metrics,
             access_log,
+            control,
         )
         self._metrics.collect_gauges(lambda: _gauges(self._readiness, transports, loop))
         self._readiness.set("database", True)
@@ -149,20 +158,25 @@ class Gateway:
         return access_log
 
 
-async def _open_provider(
-    config: Config,
-    deadlines: Deadlines,
-    stack: AsyncExitStack,
-    metrics: Metrics | None = None,
-    readiness: Readiness | None = None,
-) -> LocalProvider | UnkeyProvider:
+async def _open_database(config: Config, stack: AsyncExitStack) -> Database:
     database = await asyncio.to_thread(open_database, config.database.url.get_secret_value())
     stack.push_async_callback(database.aclose)
     checkpointer = Checkpointer(database.path)
     checkpointer.open()
     stack.push_async_callback(asyncio.to_thread, checkpointer.close)
+    return database
+
+
+async def _open_provider(
+    config: Config,
+    database: Database,
+    deadlines: Deadlines,
+    stack: AsyncExitStack,
+    metrics: Metrics | None = None,
+    readiness: Readiness | None = None,
+) -> LocalProvider | UnkeyProvider:
     make = _make_local_provider if config.credits.provider == "local" else _make_unkey_provider
-    provider = make(config.credits, database, deadlines, _Watchers(metrics, readiness))
+    provider = make(config, database, deadlines, _Watchers(metrics, readiness))
     stack.push_async_callback(provider.aclose)
     await provider.open()
     if metrics is not None:
@@ -186,12 +200,14 @@ class _Watchers:
 
 
 def _make_local_provider(
-    section: CreditsSection, database: Database, deadlines: Deadlines, watchers: _Watchers
+    config: Config, database: Database, deadlines: Deadlines, watchers: _Watchers
 ) -> LocalProvider:
+    section = config.credits
     settings = Settings(
         hold_timeout_seconds=section.hold_timeout_seconds,
         heartbeat_seconds=section.heartbeat_seconds,
         dead_after_seconds=section.dead_after_seconds,
+        checkout=_checkout(config),
     )
     return LocalProvider(
         database, deadlines, settings, on_commit=watchers.on_commit, on_health=watchers.health_of("database")
@@ -199,8 +215,9 @@ def _make_local_provider(
 
 
 def _make_unkey_provider(
-    section: CreditsSection, database: Database, deadlines: Deadlines, watchers: _Watchers
+    config: Config, database: Database, deadlines: Deadlines, watchers: _Watchers
 ) -> UnkeyProvider:
+    section = config.credits
     unkey = section.unkey
     assert unkey is not None  # config/check.py
     settings = UnkeySettings(
@@ -208,6 +225,7 @@ def _make_unkey_provider(
         heartbeat_seconds=section.heartbeat_seconds,
         dead_after_seconds=section.dead_after_seconds,
         canary_key=unkey.canary_key.get_secret_value() if unkey.canary_key is not None else None,
+        checkout=_checkout(config),
     )
     return UnkeyProvider(
         database,
@@ -218,6 +236,11 @@ def _make_unkey_provider(
         on_health=watchers.health_of("database"),
         on_unkey_health=watchers.health_of("unkey"),
     )
+
+
+def _checkout(config: Config) -> str | None:
+    """Where a caller who is out of credits is sent."""
+    return CHECKOUT_PATH if config.billing.stripe is not None else None
 
 
 def open_unkey_client(section: UnkeySection, deadlines: Deadlines) -> UnkeyClient:

@@ -101,6 +101,12 @@ class RouteMetrics:
         numbers[-1] += overhead_seconds
         self._credits_charged += credits_charged
 
+    def observe_own(self, method: str, status: int, total_seconds: float) -> None:
+        """Count one request that the gateway itself answered: no upstream, no hold, and no overhead over them."""
+        self._requests[method if method in self._requests else "other"][status] += 1
+        self._duration[bisect_left(SECONDS, total_seconds)] += 1
+        self._duration[-1] += total_seconds
+
     def release(self, reason: str, credits: int) -> None:
         """Count credits given back. `reason` is one of our words, never the caller's."""
         self._credits_released[reason] += credits

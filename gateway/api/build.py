@@ -1,0 +1,69 @@
+"""Puts the control plane together from what app.py hands it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+
+from gateway.api.checkout import Checkouts
+from gateway.api.control_plane import ControlPlane
+from gateway.api.credits import Credits
+from gateway.api.description import Description
+from gateway.api.idempotency import Idempotency
+from gateway.api.identity import Identifier
+from gateway.api.jwks import Jwks
+from gateway.api.keys import Keys
+from gateway.api.operation import AnyOperation
+from gateway.api.ports import Billing
+from gateway.api.pricing import Pricing
+from gateway.api.signup import Signup
+from gateway.api.tokens import TokenReader
+from gateway.api.visit import Recorder
+from gateway.api.webhook import Webhook
+from gateway.config.tree import Config, IdentitySection
+from gateway.credits.provider import CreditsProvider
+from gateway.database.engine import Database
+from gateway.observe.access_log import AccessLog
+from gateway.observe.ids import RequestIds
+from gateway.observe.metrics import Metrics
+
+
+def open_control_plane(
+    config: Config,
+    provider: CreditsProvider,
+    database: Database,
+    billing: Billing | None,
+    stack: AsyncExitStack,
+    *,
+    ids: RequestIds,
+    metrics: Metrics,
+    access_log: AccessLog | None = None,
+) -> ControlPlane:
+    """The control plane of a running gateway. It is closed by the stack, before what was put there earlier."""
+    tokens = _open_tokens(config.identity, stack)
+    identifier = Identifier(provider, config.identity.admin_token.get_secret_value(), tokens)
+    operations = operations_of(config, provider, billing)
+    recorder = Recorder({operation.path for operation in operations}, metrics, access_log)
+    control = ControlPlane(operations, identifier, Idempotency(database), ids, recorder)
+    stack.push_async_callback(control.aclose)
+    return control
+
+
+def operations_of(config: Config, provider: CreditsProvider, billing: Billing | None) -> Sequence[AnyOperation]:
+    """All that the control plane can do."""
+    operations = [
+        *Keys(provider, Signup(provider, config.credits.signup_credits)).operations(),
+        *Credits(provider).operations(),
+        *Pricing(config, is_selling=billing is not None).operations(),
+        *Checkouts(provider, billing).operations(),
+        *Webhook(billing).operations(),
+    ]
+    return [*operations, *Description(operations).operations()]
+
+
+def _open_tokens(section: IdentitySection, stack: AsyncExitStack) -> TokenReader | None:
+    if section.jwt is None:
+        return None
+    keys = Jwks(section.jwt.jwks_url)
+    stack.push_async_callback(keys.aclose)
+    return TokenReader(section.jwt, keys)

@@ -1,0 +1,60 @@
+"""Keeps the answer to a request where only whoever sent it can read it again.
+
+Both the name under which it is found and the key that opens it are derived from the caller's Idempotency-Key, which is
+stored nowhere. Deriving is made slow (scrypt, some 10 ms): callers choose keys such as `create-7`, and whoever has the
+database must not find them by trying.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import secrets
+from dataclasses import dataclass, field
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+NONCE_BYTES = 12
+SCRYPT_COST = 4_096
+SCRYPT_BLOCK = 8
+AT_ONCE = 2
+"""Derivations that run at the same time: they take processor time from the calls."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seal:
+    """What an Idempotency-Key of one caller becomes."""
+
+    lookup: bytes
+    key: bytes = field(repr=False)
+
+    def close(self, answer: bytes, context: bytes) -> bytes:
+        """The answer, sealed. It opens with the same context only."""
+        nonce = secrets.token_bytes(NONCE_BYTES)
+        return nonce + AESGCM(self.key).encrypt(nonce, answer, self.lookup + context)
+
+    def open(self, sealed: bytes, context: bytes) -> bytes | None:
+        """The answer; None where it was not sealed by this key."""
+        try:
+            return AESGCM(self.key).decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], self.lookup + context)
+        except (InvalidTag, ValueError):
+            return None
+
+
+class Sealer:
+    """Makes seals, off the event loop and a few at a time."""
+
+    def __init__(self) -> None:
+        self._turns = asyncio.Semaphore(AT_ONCE)
+
+    async def seal(self, identity: str, idempotency_key: bytes) -> Seal:
+        async with self._turns:
+            return await asyncio.to_thread(derive, identity, idempotency_key)
+
+
+def derive(identity: str, idempotency_key: bytes) -> Seal:
+    """The identity is the salt: the same key of two callers is two requests."""
+    salt = hashlib.sha256(b"credit-gateway idempotency\0" + identity.encode("utf-8")).digest()
+    derived = hashlib.scrypt(idempotency_key, salt=salt, n=SCRYPT_COST, r=SCRYPT_BLOCK, p=1, dklen=64)
+    return Seal(derived[:32], derived[32:])
