@@ -54,11 +54,13 @@ class Expansion:
             for member in document["data"]:
                 self._expand(member, rest, path)
             return
-        if _INCLUDED.get(kind) == step:
+        included = _INCLUDED.get(kind) == step
+        if included:
             document.setdefault(step, self._list(document, step))
         table = self._tables.get(kind, {}).get(step)
         here: Any = document.get(step)
-        if table is None and not isinstance(here, dict):
+        inside = bool(rest) and isinstance(here, dict) and "object" in here
+        if table is None and not included and not inside:
             raise _not_expandable(path)
         if table is not None and isinstance(here, str):
             here = document[step] = _bare(table.get(here))

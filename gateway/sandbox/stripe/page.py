@@ -71,7 +71,7 @@ class PaymentPage:
             return self._page(404, "Nothing to pay", "<p>There is no such Checkout Session.</p>")
         if method == "POST":
             return await self._submitted(sale, body)
-        if method not in ("GET", "HEAD"):
+        if method != "GET":
             return Answer(405, b"", {"Allow": "GET, POST"})
         return self._show(sale)
 

@@ -93,11 +93,11 @@ class StripeServer:
         payments = Payments(database, events, sessions, customers, promotions)
         refunds, disputes = Refunds(database, events), Disputes(database, events)
         self.acts = Acts(database, settings, self.timetable, sessions, payments, refunds, disputes, promotions)
-        calls = Calls(
+        self.calls = Calls(
             database, sessions, customers, refunds, disputes, self.endpoints, promotions, self.webhooks.delivered
         )
         expansion = Expansion(database, sessions.line_items)
-        self._api = Api(calls, events, self.keys, expansion.shown, database.now)
+        self._api = Api(self.calls, events, self.keys, expansion.shown, database.now)
         self._page = PaymentPage(sessions, self.acts, self.webhooks, settings)
         self._control = Control(
             self.acts,
