@@ -87,7 +87,8 @@ EXPLANATIONS = (
     Explanation(KeyExpired(), "The key's expiry has passed.", "Use another key."),
     Explanation(
         Forbidden(),
-        "The key lacks the route's permission; or whoever is calling may not do this to the gateway's own resources.",
+        "The key lacks the route's permission; or Unkey refuses it by an IP whitelist, or its workspace is disabled; or"
+        " whoever is calling may not do this to the gateway's own resources.",
         "Use a key that has it; `detail` says who may.",
     ),
     Explanation(
@@ -139,7 +140,7 @@ EXPLANATIONS = (
     ),
     Explanation(
         RateLimited(limit=10, remaining=0, reset_seconds=1),
-        "The key has used up the route's rate limit.",
+        "The key has used up the route's rate limit, or one of its own at Unkey.",
         "Wait for `Retry-After` seconds.",
     ),
     Explanation(
@@ -176,9 +177,11 @@ EXPLANATIONS = (
     ),
     Explanation(
         CreditsUnavailable(),
-        "The database did not take the hold or the settlement within `credits.hold_timeout_seconds`. No answer is"
-        " delivered unsettled; `released` is there if the upstream had been called.",
-        "Try again after `Retry-After`. Ops: docs/operations.md, “The database does not answer”.",
+        "The database did not take the hold or the settlement within `credits.hold_timeout_seconds`; or Unkey, where it"
+        " keeps the keys, gave no verdict within `credits.unkey.verify_timeout_seconds`, is known to be down, or finds"
+        " not even the canary key. No answer is delivered unsettled; `released` is there if the upstream had been"
+        " called.",
+        "Try again after `Retry-After`. Ops: docs/operations.md, “The database does not answer” and “Unkey is down”.",
     ),
     Explanation(
         IdentityUnavailable(),
@@ -190,7 +193,7 @@ EXPLANATIONS = (
         "More connections than `server.connections_max`, or the gateway is stopping.",
         "Try again after `Retry-After`, on a new connection.",
     ),
-    Explanation(BillingUnavailable(), "The payment provider can't be reached.", "Try again later.", is_for_later=True),
+    Explanation(BillingUnavailable(), "The payment provider can't be reached.", "Try again later."),
     Explanation(BillingNotConfigured(), "The gateway sells no credits.", "Ask its owner."),
     Explanation(
         UpstreamTimeout(),
