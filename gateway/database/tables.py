@@ -210,6 +210,7 @@ grants = Table(
     Column("remaining_after", Id),
     Column("pool_before", Id),
     Column("last_entry_before", Id),
+    Column("uncertain_before", Id),
     Column("cause", Text),
     Column("created_at", Id, nullable=False),
     Column("updated_at", Id, nullable=False),

@@ -19,13 +19,15 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, Select, and_, exists, func, insert, or_, select, update
 
-from gateway.credits.ledger import append_entry, find_grant, now_ms
+from gateway.credits.ledger import append_entry, find_grant, history, now_ms
 from gateway.credits.provider import CREDITS_MAX, Entry
 from gateway.credits.unkey import books
-from gateway.database.tables import doubts, entries, grants, instances, keys
+from gateway.database.tables import doubts, entries, grants, instances, keys, retired_keys, unkey_holds
 from gateway.errors import Conflict, Invalid
 
 UNSETTLED = ("pending", "sending", "in_doubt")
+HISTORY_LOOK = 8
+"""A key's newest entries that are looked at to see whether it has made calls lately."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +72,12 @@ def accept(
 ) -> tuple[Entry, int]:
     """Write the entry and put its grant on the way, once per reference. `remaining` is what Unkey says the key has.
 
-    Returns the entry and the grant's id, 0 where the entry is older than its repeat. Raises Invalid, Conflict.
+    Returns the entry and the grant's id, 0 where there is none. Raises Invalid, Conflict.
     """
     key = _key(connection, key_id)
-    done = find_grant(connection, key, amount, kind, reference)
+    done = find_done(connection, key_id, amount, kind, reference)
     if done is not None:
-        return done, 0
+        return done[0], done[1].id if done[1] is not None else 0
     available = remaining + key.balance - key.held
     if available + amount > CREDITS_MAX:
         raise Invalid("Too many credits.", errors={"amount": f"a key may have {CREDITS_MAX} credits at most"})
@@ -97,68 +99,100 @@ def accept(
     return entry, int(result.inserted_primary_key[0])
 
 
-def find_done(connection: Connection, key_id: str, amount: int, kind: str, reference: str) -> Entry | None:
-    """The entry of a reference that was accepted before. Raises Invalid, Conflict."""
-    return find_grant(connection, _key(connection, key_id), amount, kind, reference)
+def find_done(
+    connection: Connection, key_id: str, amount: int, kind: str, reference: str
+) -> tuple[Entry, Grant | None] | None:
+    """The entry of a reference that was accepted before, and its grant. Raises Invalid, Conflict."""
+    entry = find_grant(connection, _key(connection, key_id), amount, kind, reference)
+    if entry is None:
+        return None
+    row = connection.execute(_select().where(grants.c.entry == entry.id)).first()
+    return entry, None if row is None else _grant(row)
 
 
 def read_due(connection: Connection, limit: int = 16) -> list[Grant]:
-    """Pending grants whose time has come, and of each key only the oldest unsettled one."""
-    query = _select().where(grants.c.state == "pending", grants.c.due_at <= now_ms(), ~_has_older())
+    """Pending grants whose time has come, and of each key only the oldest unsettled one; none of a key that is being
+    rotated: what it would be given might not be what goes on."""
+    query = _select().where(grants.c.state == "pending", grants.c.due_at <= now_ms(), ~_has_older(), ~_is_retired())
     return [_grant(row) for row in connection.execute(query.order_by(grants.c.id).limit(limit))]
 
 
-def claim(connection: Connection, grant_id: int, owner: int, remaining: int) -> bool:
-    """Begin to send, with what Unkey had before. False if somebody else was quicker."""
-    pending = grants.c.id == grant_id, grants.c.state == "pending", ~_has_older()
-    row = connection.execute(
-        select(keys.c.balance, keys.c.last_entry).join(grants, grants.c.key == keys.c.id).where(*pending)
-    ).first()
-    if row is None:
-        return False
-    now = now_ms()
-    values = {"state": "sending", "owner": owner, "sent_at": now, "updated_at": now, "cause": None}
-    before = {"remaining_before": remaining, "pool_before": row.balance, "last_entry_before": row.last_entry}
-    connection.execute(
-        update(grants).where(grants.c.id == grant_id).values(**values, **before, attempts=grants.c.attempts + 1)
+def is_sending(connection: Connection, number: int) -> bool:
+    """Whether a grant of the key is under way."""
+    mine = grants.c.key == number, grants.c.state == "sending"
+    return bool(connection.execute(select(exists().where(*mine))).scalar_one())
+
+
+# From state to state. Whoever acts on a grant as it has read it finds out here whether that still holds: another
+# process may have looked at it, sent it or been told by a person meanwhile. `attempts` tells one sending from the next.
+
+
+def claim(connection: Connection, grant: Grant, owner: int, remaining: int, lag_ms: int) -> Grant | None:
+    """Begin to send, with what Unkey had before: the grant then. None if somebody else was quicker, or the key has
+    another name at Unkey since. Unkey's count may lag behind by `lag_ms`."""
+    pending = _still(grant), grants.c.state == "pending", ~_has_older(), keys.c.unkey_id == grant.unkey_id
+    row = connection.execute(_select().add_columns(keys.c.balance, keys.c.last_entry).where(*pending, ~_is_retired()))
+    key = row.first()
+    if key is None:
+        return None
+    _set(
+        connection,
+        grant.id,
+        state="sending",
+        owner=owner,
+        attempts=grant.attempts + 1,
+        sent_at=now_ms(),
+        remaining_before=remaining,
+        pool_before=key.balance,
+        last_entry_before=key.last_entry,
+        uncertain_before=_read_moving(connection, key.key, key.key_id, lag_ms),
+        cause=None,
     )
-    return True
+    return find(connection, grant.id)
 
 
-def apply(connection: Connection, grant_id: int, remaining: int | None) -> None:
+def apply(connection: Connection, grant: Grant, remaining: int | None) -> None:
     """It took effect; Unkey says what remains there. What a clawback did not find goes back into the ledger."""
-    row = connection.execute(_select().where(grants.c.id == grant_id, grants.c.state.in_(UNSETTLED))).first()
+    row = _find_still(connection, grant)
     if row is None:
         return
-    _set(connection, grant_id, state="applied", remaining_after=remaining, cause=None)
+    _set(connection, grant.id, state="applied", remaining_after=remaining, cause=None)
     if row.kind == "clawback":
         _give_back(connection, row, -row.amount - _read_taken(connection, row, remaining))
 
 
-def lack(connection: Connection, grant_id: int) -> None:
+def lack(connection: Connection, grant: Grant) -> None:
     """There was nothing at Unkey that a clawback could take."""
-    row = connection.execute(_select().where(grants.c.id == grant_id, grants.c.state == "pending")).first()
+    row = _find_still(connection, grant)
     if row is not None:
-        _set(connection, grant_id, state="applied", remaining_before=0, remaining_after=0, cause=None)
+        _set(connection, grant.id, state="applied", remaining_before=0, remaining_after=0, cause=None)
         _give_back(connection, row, -row.amount)
 
 
-def postpone(connection: Connection, grant_id: int, due_at: int, cause: str) -> None:
+def postpone(connection: Connection, grant: Grant, due_at: int, cause: str) -> None:
     """It surely did not take effect: again at `due_at`."""
-    _set(connection, grant_id, state="pending", due_at=due_at, cause=cause)
+    if _find_still(connection, grant) is not None:
+        _set(connection, grant.id, state="pending", due_at=due_at, cause=cause)
 
 
-def doubt(connection: Connection, grant_id: int, due_at: int, cause: str) -> None:
+def doubt(connection: Connection, grant: Grant, due_at: int, cause: str) -> None:
     """Nobody knows whether it took effect: look at `due_at`."""
-    _set(connection, grant_id, state="in_doubt", due_at=due_at, cause=cause)
+    row = _find_still(connection, grant)
+    if row is not None and row.state != "pending":  # else somebody has found out by now
+        _set(connection, grant.id, state="in_doubt", due_at=due_at, cause=cause)
 
 
-def fail(connection: Connection, grant_id: int, cause: str) -> None:
-    """It can't be done, ever. A second entry takes the first back."""
-    row = connection.execute(_select().where(grants.c.id == grant_id, grants.c.state.in_(UNSETTLED))).first()
+def fail(connection: Connection, grant: Grant, cause: str) -> None:
+    """It can't be done, ever. A second entry takes the first back. But if the key was rotated meanwhile, what was said
+    of its old name says nothing of it: it is to be sent to the new one, or if it is in doubt, to be looked at again."""
+    row = _find_still(connection, grant)
     if row is None:
         return
-    _set(connection, grant_id, state="failed", cause=cause)
+    if row.unkey_id != grant.unkey_id or row.is_retired:
+        if grant.state != "in_doubt":
+            _set(connection, grant.id, state="pending", due_at=now_ms(), cause="the key was rotated")
+        return
+    _set(connection, grant.id, state="failed", cause=cause)
     append_entry(
         connection,
         connection.execute(select(keys).where(keys.c.id == row.key)).one(),
@@ -181,10 +215,10 @@ def doubt_orphans(connection: Connection, due_in_ms: int) -> None:
     connection.execute(update(grants).where(_orphaned()).values(**values, cause="gateway died"))
 
 
-def read_doubtful(connection: Connection, limit: int = 16) -> list[Evidence]:
-    """Grants in doubt that are due for a look, with the evidence."""
+def read_doubtful(connection: Connection, lag_ms: int, limit: int = 16) -> list[Evidence]:
+    """Grants in doubt that are due for a look, with the evidence. Unkey's count may lag behind by `lag_ms`."""
     query = _select().where(grants.c.state == "in_doubt", grants.c.due_at <= now_ms()).order_by(grants.c.id)
-    return [_evidence(connection, row) for row in connection.execute(query.limit(limit)).all()]
+    return [_evidence(connection, row, lag_ms) for row in connection.execute(query.limit(limit)).all()]
 
 
 def resolve(connection: Connection, grant_id: int, resolution: str) -> Grant | None:
@@ -196,9 +230,9 @@ def resolve(connection: Connection, grant_id: int, resolution: str) -> Grant | N
     if row.state != "in_doubt":
         raise Conflict(f"It is not in doubt but {row.state}.")
     if resolution == "applied":
-        apply(connection, grant_id, None)
+        apply(connection, _grant(row), None)
     else:
-        postpone(connection, grant_id, now_ms(), "resolved as not applied")
+        postpone(connection, _grant(row), now_ms(), "resolved as not applied")
     return find(connection, grant_id)
 
 
@@ -222,8 +256,7 @@ def _read_taken(connection: Connection, row: Row[Any], remaining: int | None) ->
     asked = -_grant(row).asked(row.remaining_before or 0)
     if remaining != 0:
         return asked
-    debited = _evidence(connection, row).debited
-    return int(max(0, min(asked, (row.remaining_before or 0) - debited)))
+    return int(max(0, min(asked, (row.remaining_before or 0) - _read_debited(connection, row))))
 
 
 def _give_back(connection: Connection, row: Row[Any], amount: int) -> None:
@@ -239,7 +272,29 @@ def _give_back(connection: Connection, row: Row[Any], amount: int) -> None:
         )
 
 
-def _evidence(connection: Connection, row: Row[Any]) -> Evidence:
+def _evidence(connection: Connection, row: Row[Any], lag_ms: int) -> Evidence:
+    doubtful = connection.execute(
+        select(func.coalesce(func.sum(doubts.c.amount), 0)).where(
+            doubts.c.key == row.key, doubts.c.created_at >= row.sent_at, doubts.c.resolution.is_(None)
+        )
+    ).scalar_one()
+    moving = _read_moving(connection, row.key, row.key_id, lag_ms)
+    uncertain = doubtful + moving + (row.uncertain_before or 0)
+    return Evidence(_grant(row), _read_debited(connection, row), uncertain)
+
+
+def _read_moving(connection: Connection, number: int, key_id: str, lag_ms: int) -> int:
+    """Credits of which Unkey's count may not show yet that they were taken: those of open holds; and if a call has
+    ended so lately that Unkey may still be writing down what it took, nobody knows how many."""
+    lately = now_ms() - lag_ms
+    newest = history(connection, key_id, None, HISTORY_LOOK)
+    if any(entry.kind == "spend" and entry.created_at >= lately for entry in newest):
+        return CREDITS_MAX
+    held = select(func.coalesce(func.sum(unkey_holds.c.cost), 0)).where(unkey_holds.c.key == number)
+    return int(connection.execute(held).scalar_one())
+
+
+def _read_debited(connection: Connection, row: Row[Any]) -> int:
     """Debits at Unkey since the grant was sent: growth of the pool + what left it, for all of them go through it. Spent
     credits leave it, and so does the part of a clawback that Unkey is not asked for."""
     key = connection.execute(select(keys).where(keys.c.id == row.key)).one()
@@ -250,13 +305,7 @@ def _evidence(connection: Connection, row: Row[Any]) -> Evidence:
         .join(grants, grants.c.entry == entries.c.id, isouter=True)
         .where(*since, entries.c.kind.in_(("spend", "clawback")))
     ).scalar_one()
-    doubtful = connection.execute(
-        select(func.coalesce(func.sum(doubts.c.amount), 0)).where(
-            doubts.c.key == row.key, doubts.c.created_at >= row.sent_at, doubts.c.resolution.is_(None)
-        )
-    ).scalar_one()
-    debited = key.balance - row.pool_before + left
-    return Evidence(_grant(row), debited, books.read_asked(connection, row.key) + doubtful)
+    return int(key.balance - row.pool_before + left)
 
 
 def _orphaned() -> Any:
@@ -266,6 +315,22 @@ def _orphaned() -> Any:
 def _has_older() -> Any:
     older = grants.alias("older")
     return exists().where(older.c.key == grants.c.key, older.c.id < grants.c.id, older.c.state.in_(UNSETTLED))
+
+
+def _is_retired() -> Any:
+    return exists().where(retired_keys.c.unkey_id == keys.c.unkey_id)
+
+
+def _still(grant: Grant) -> Any:
+    return and_(grants.c.id == grant.id, grants.c.attempts == grant.attempts)
+
+
+def _find_still(connection: Connection, grant: Grant) -> Row[Any] | None:
+    """The grant as it is, where what is known of it may still be written down. What became of a sending may be, as
+    long as nobody has sent it again; what else was found out only if the state is what it was."""
+    states = UNSETTLED if grant.state == "sending" else (grant.state,)
+    query = _select().add_columns(_is_retired().label("is_retired")).where(_still(grant), grants.c.state.in_(states))
+    return connection.execute(query).first()
 
 
 def _set(connection: Connection, grant_id: int, **values: Any) -> None:

@@ -56,7 +56,8 @@ class UnkeyKeys:
         check_grant(amount, kind)
         done = await self._database.read(lambda db: grants.find_done(db, key_id, amount, kind, reference))
         if done is not None:
-            return done
+            entry, sent = done
+            return entry if sent is None else await self._settled(entry, sent.id)
         remote = await self._remote(key_id)
         if remote is None:
             raise Invalid("There is no such key.", errors={"key_id": "unknown"})
@@ -66,10 +67,12 @@ class UnkeyKeys:
         entry, grant_id = await self._database.transaction(
             lambda db: grants.accept(db, key_id, amount, kind, reason, reference, remaining)
         )
-        if grant_id:
-            sent = await self._outbox.settled(grant_id, GRANT_SECONDS)
-            if sent is not None and sent.state == "failed":
-                raise Conflict(f"Unkey does not take it: {sent.cause}.")
+        return await self._settled(entry, grant_id)
+
+    async def _settled(self, entry: Entry, grant_id: int) -> Entry:
+        sent = await self._outbox.settled(grant_id, GRANT_SECONDS)
+        if sent is not None and sent.state == "failed":
+            raise Conflict(f"Unkey does not take it: {sent.cause}.")
         return entry
 
     async def create(
@@ -192,11 +195,16 @@ class UnkeyKeys:
         return None if key is None else (secret, key)
 
     async def _quiet(self, number: int) -> None:
-        """Wait until what the old secret took is in the pool: the new key is made with what Unkey has left."""
+        """Wait until what the old secret took is in the pool, and no grant is under way: the new key is made with what
+        Unkey has left. Raises CreditsUnavailable while there is such a grant."""
         for _ in range(QUIET_LOOKS):
-            if not await self._database.read(lambda db: books.read_asked(db, number)):
+            asked = await self._database.read(lambda db: books.read_asked(db, number))
+            is_sending = await self._database.read(lambda db: grants.is_sending(db, number))
+            if not asked and not is_sending:
                 return
             await asyncio.sleep(QUIET_SECONDS / QUIET_LOOKS)
+        if is_sending:
+            raise CreditsUnavailable(cause="a grant is on its way to the key that is to be rotated")
         logger.warning("rotating a key while calls of its old secret are asking Unkey")
 
     async def _remote(self, key_id: str) -> RemoteKey | None:

@@ -32,6 +32,8 @@ RESOLVE_SECONDS = 60.0
 """How long after sending the books are asked about a grant in doubt: Unkey's stored count lags behind its live one."""
 WAIT_SECONDS = 0.25
 """Between two looks at a grant that somebody waits for: another process may be the one that sends it."""
+CLOSE_SECONDS = 5.0
+"""How long closing waits for Unkey's answer to a grant that is under way."""
 LOOKS_MAX = 5
 """Looks at a grant in doubt before a person is asked."""
 FAR_AWAY_MS = 10**15
@@ -56,16 +58,22 @@ class Outbox:
         self._changed = asyncio.Event()
         self._unrecorded: deque[Callable[[Connection], None]] = deque()
         self._looks: dict[int, int] = {}
+        self._is_closing = False
         self._task: asyncio.Task[None] | None = None
 
     def open(self) -> None:
         self._task = asyncio.create_task(self._run(), name="outbox")
 
     async def aclose(self) -> None:
-        """Stop. A grant that is being sent becomes one in doubt, for a survivor or the next start."""
+        """Stop, once what is being sent is answered. What is not in time becomes one in doubt, for a survivor or the
+        next start."""
+        self._is_closing = True
+        self.kick()
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+            _, late = await asyncio.wait([self._task], timeout=CLOSE_SECONDS)
+            if late:
+                self._task.cancel()
+                await asyncio.wait([self._task])
 
     def kick(self) -> None:
         """Look for grants now."""
@@ -100,6 +108,8 @@ class Outbox:
                 logger.warning("grants wait: %s", error.cause or error)
             except Exception:
                 logger.exception("the outbox failed; going on")
+            if self._is_closing:
+                return
             try:
                 async with asyncio.timeout(LOOK_SECONDS):
                     await self._kicked.wait()
@@ -113,11 +123,12 @@ class Outbox:
         if orphans:
             await self._database.transaction(lambda connection: grants.doubt_orphans(connection, self._resolve_ms))
             logger.warning("%d grants of dead processes are in doubt", orphans)
-        for evidence in await self._database.read(grants.read_doubtful):
+        for evidence in await self._database.read(lambda db: grants.read_doubtful(db, self._resolve_ms)):
             await self._look(evidence)
-        while due := await self._database.read(grants.read_due):
+        while not self._is_closing and (due := await self._database.read(grants.read_due)):
             for grant in due:
-                await self._send(grant)
+                if not self._is_closing:
+                    await self._send(grant)
 
     async def _send(self, grant: Grant) -> None:
         """One grant, once. Cancelled while it is under way, it is left `sending`, and so in doubt."""
@@ -126,23 +137,24 @@ class Outbox:
             return
         asked = grant.asked(remaining)
         if not asked:
-            await self._record(lambda db: grants.lack(db, grant.id))
+            await self._record(lambda db: grants.lack(db, grant))
             return
         owner = self._owner()
-        if not await self._database.transaction(lambda db: grants.claim(db, grant.id, owner, remaining)):
+        sent = await self._database.transaction(lambda db: grants.claim(db, grant, owner, remaining, self._resolve_ms))
+        if sent is None:
             return
         operation: Literal["increment", "decrement"] = "increment" if asked > 0 else "decrement"
         try:
             after, _ = await self._client.update_credits(grant.unkey_id, operation, abs(asked))
         except UnkeyRefused as error:
-            await self._fail(grant, error.cause)
+            await self._fail(sent, error.cause)
         except UnkeyUnavailable as error:
             if error.possibly_executed:
-                await self._doubt(grant, error.cause)
+                await self._doubt(sent, error.cause)
             else:
-                await self._postpone(grant, error.cause)
+                await self._postpone(sent, error.cause)
         else:
-            await self._record(lambda db: grants.apply(db, grant.id, after))
+            await self._record(lambda db: grants.apply(db, sent, after))
 
     async def _read_remaining(self, grant: Grant) -> int | None:
         """What the key has at Unkey; None if the grant can't be sent now."""
@@ -159,16 +171,16 @@ class Outbox:
     async def _postpone(self, grant: Grant, cause: str) -> None:
         delay_seconds = min(RETRY_SECONDS_MAX, 2.0 ** min(grant.attempts, 10))
         due_at = now_ms() + int(delay_seconds * 1000)
-        await self._record(lambda db: grants.postpone(db, grant.id, due_at, cause))
+        await self._record(lambda db: grants.postpone(db, grant, due_at, cause))
 
     async def _doubt(self, grant: Grant, cause: str) -> None:
         logger.error("grant %d (%s) is in doubt: %s", grant.id, grant.reference, cause)
         due_at = now_ms() + self._resolve_ms
-        await self._record(lambda db: grants.doubt(db, grant.id, due_at, cause))
+        await self._record(lambda db: grants.doubt(db, grant, due_at, cause))
 
     async def _fail(self, grant: Grant, cause: str) -> None:
         logger.error("grant %d (%s) failed for good: %s", grant.id, grant.reference, cause)
-        await self._record(lambda db: grants.fail(db, grant.id, cause))
+        await self._record(lambda db: grants.fail(db, grant, cause))
 
     async def _record(self, work: Callable[[Connection], None]) -> None:
         """Write down what became of a grant. If the database does not take it, it is written when it does: a grant must
@@ -198,10 +210,10 @@ class Outbox:
         tolerance = abs(asked) // 4
         if evidence.uncertain <= tolerance and abs(moved - asked) <= tolerance:
             remaining = key.credits
-            await self._record(lambda db: grants.apply(db, grant.id, remaining))
+            await self._record(lambda db: grants.apply(db, grant, remaining))
             logger.warning("grant %d had taken effect", grant.id)
         elif evidence.uncertain <= tolerance and abs(moved) <= tolerance:
-            await self._record(lambda db: grants.postpone(db, grant.id, now_ms(), "had not taken effect"))
+            await self._record(lambda db: grants.postpone(db, grant, now_ms(), "had not taken effect"))
             logger.warning("grant %d had not taken effect; it is sent again", grant.id)
         else:
             await self._look_later(grant, asked, moved)
@@ -213,4 +225,4 @@ class Outbox:
         if looks >= LOOKS_MAX:
             due_at = FAR_AWAY_MS
             logger.error("grant %d needs a person (gateway orders resolve): %s", grant.id, cause)
-        await self._record(lambda db: grants.doubt(db, grant.id, due_at, cause))
+        await self._record(lambda db: grants.doubt(db, grant, due_at, cause))

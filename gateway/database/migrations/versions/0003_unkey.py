@@ -77,6 +77,7 @@ def _create_grants() -> None:
         Column("remaining_after", Integer),
         Column("pool_before", Integer),
         Column("last_entry_before", Integer),
+        Column("uncertain_before", Integer),
         Column("cause", Text),
         Column("created_at", Integer, nullable=False),
         Column("updated_at", Integer, nullable=False),

@@ -1,0 +1,404 @@
+"""Grants on their way to Unkey, which has no idempotency keys: each takes effect once, or is in doubt until the books
+or a person tell. Each grant here has an amount of its own, by which its effects are counted in Unkey's books."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+
+from gateway.credits.unkey.errors import UnkeyUnavailable
+from gateway.errors import Conflict, CreditsUnavailable
+from tests.credits.conftest import until
+from tests.credits.unkey.harness import UnkeyLedger
+
+QUICK = {"resolve_seconds": 0.3}
+LOST = [
+    ("reset", {}),
+    ("closed", {}),
+    ("silent", {}),
+    ("error", {"status": 500}),
+    ("error", {"status": 503}),
+    ("error", {"status": 408}),
+    ("malformed", {"how": "truncated"}),
+    ("malformed", {"how": "html"}),
+    ("malformed", {"how": "missing_data"}),
+]
+"""Answers that leave open whether a grant took effect."""
+
+
+@pytest.fixture
+def ledger(tmp_path):
+    ledger = UnkeyLedger(tmp_path / "gateway.db")
+    ledger.section = {"write_timeout_seconds": 0.4}
+    return ledger
+
+
+def effects(ledger, amount):
+    """How often Unkey carried out the change of so many credits."""
+    bodies = [json.loads(one.asked.raw_body) for one in ledger.server.books.updates if one.carried_out]
+    return sum(body["value"] == abs(amount) for body in bodies)
+
+
+def states(ledger):
+    return [state for (state,) in ledger.rows("SELECT state FROM grants ORDER BY id")]
+
+
+async def grant(provider, key, amount, reference="order:1"):
+    return await provider.grant(key.key_id, amount, "purchase", "pack", reference)
+
+
+@pytest.mark.parametrize("takes_effect", [True, False], ids=["applied", "not-applied"])
+@pytest.mark.parametrize(("kind", "switches"), LOST, ids=str)
+def test_a_grant_whose_answer_is_lost_takes_effect_once_by_what_the_books_tell(
+    ledger, run, kind, switches, takes_effect
+):
+    async def main():
+        async with ledger.provider(**QUICK) as one, ledger.provider(**QUICK) as two:
+            secret, key = await one.create("u", credits=20)
+            ledger.fail(kind, "updateCredits", takes_effect=takes_effect, times=1, **switches)
+            await asyncio.gather(grant(one, key, 1000), grant(two, key, 1000))
+            await until(lambda: states(ledger) == ["applied"])
+            assert effects(ledger, 1000) == 1
+            assert len(ledger.server.books.updates) == (1 if takes_effect else 2)
+            assert (await one.balance(key.key_id)).available == 1020
+            assert await one.list_movements(unsettled=True) == []
+            await one.settle(await one.hold(secret.encode(), 5, "/x", "r1"), 5)
+        ledger.audit({})
+
+    run(main())
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 412, 413, 429])
+def test_a_grant_that_unkey_surely_did_not_apply_is_sent_again_or_fails_and_never_twice(
+    ledger, run, monkeypatch, status
+):
+    monkeypatch.setattr("gateway.credits.unkey.outbox.RETRY_SECONDS_MAX", 0.1)
+
+    async def main():
+        async with ledger.provider(**QUICK) as provider:
+            _, key = await provider.create("u", credits=20)
+            ledger.fail("error", "updateCredits", status=status, times=1)
+            if status in (400, 404, 412):
+                with pytest.raises(Conflict):
+                    await grant(provider, key, 1000)
+                assert (states(ledger), effects(ledger, 1000)) == (["failed"], 0)
+            else:
+                await grant(provider, key, 1000)
+                assert (states(ledger), effects(ledger, 1000)) == (["applied"], 1)
+        ledger.audit({})
+
+    run(main())
+
+
+def test_a_grant_that_failed_for_good_is_told_as_failed_to_every_repeat(ledger, run):
+    """Else whoever fulfils an order anew would take it for fulfilled."""
+
+    async def main():
+        async with ledger.provider(**QUICK) as provider:
+            _, key = await provider.create("u", credits=20)
+            ledger.fail("error", "updateCredits", status=412, times=1)
+            for _ in range(2):
+                with pytest.raises(Conflict):
+                    await grant(provider, key, 1000)
+            assert len(ledger.server.books.updates) == 1
+            assert (await provider.balance(key.key_id)).available == 20
+        ledger.audit({})
+
+    run(main())
+
+
+def test_two_processes_that_look_at_one_doubt_at_once_send_it_again_once(ledger, run):
+    async def main():
+        async with ledger.provider(**QUICK) as one, ledger.provider(**QUICK) as two:
+            _, key = await one.create("u", credits=20)
+            ledger.fail("error", "updateCredits", times=1)
+            await grant(one, key, 1000)
+            assert states(ledger) == ["in_doubt"]
+            looking = []
+            for number, provider in enumerate((one, two)):
+                _meet(provider._client, looking, number * 0.4)
+            await until(lambda: states(ledger) == ["applied"])
+            await asyncio.sleep(0.8)
+            assert len(looking) >= 2
+            assert effects(ledger, 1000) == 1
+            assert states(ledger) == ["applied"]
+        ledger.audit({})
+
+    run(main())
+
+
+def _meet(client, looking, late_seconds):
+    """Its first answer about a key comes when another process has asked too, and so much later."""
+    real = client.get_key
+
+    async def get_key(unkey_id):
+        answer = await real(unkey_id)
+        client.get_key = real
+        looking.append(unkey_id)
+        await until(lambda: len(looking) > 1)
+        await asyncio.sleep(late_seconds)
+        return answer
+
+    client.get_key = get_key
+
+
+def test_a_process_that_can_not_ask_unkey_does_not_call_back_what_another_is_sending(ledger, run):
+    ledger.section = {"write_timeout_seconds": 5}
+
+    async def main():
+        async with ledger.provider(**QUICK) as one, ledger.provider(**QUICK) as two:
+            _, key = await one.create("u", credits=20)
+
+            async def fail_while_it_is_sent(_):
+                await until(lambda: states(ledger) == ["sending"])
+                raise UnkeyUnavailable(cause="test", possibly_executed=False)
+
+            two._client.get_key = fail_while_it_is_sent
+            ledger.fail("slow", "updateCredits", seconds=1.6, takes_effect=True, times=1)
+            ledger.fail("slow", "getKey", seconds=0.2, times=2)
+            sending = asyncio.create_task(grant(one, key, 1000))
+            await until(lambda: states(ledger) == ["pending"])
+            two.kick()
+            await until(lambda: states(ledger) == ["sending"])
+            del two._client.get_key
+            await sending
+            assert (states(ledger), effects(ledger, 1000)) == (["applied"], 1)
+        ledger.audit({})
+
+    run(main())
+
+
+def test_a_process_that_was_taken_for_dead_while_it_sent_changes_nothing_that_was_decided_since(ledger, run):
+    """It wakes up to no answer, when the grant has been resolved and sent anew by another."""
+
+    async def main():
+        async with ledger.provider(**QUICK) as survivor:
+            _, key = await survivor.create("u", credits=20)
+            ledger.section = {"write_timeout_seconds": 2.5}
+            async with ledger.provider(resolve_seconds=60) as sleeper:
+                ledger.fail("silent", "updateCredits", times=1)
+                sending = asyncio.create_task(grant(sleeper, key, 1000))
+                await until(lambda: states(ledger) == ["sending"])
+                await _bury(survivor, sleeper)
+                await until(lambda: states(ledger) == ["applied"])
+                assert await sending
+                await until(lambda: not ledger.server.faults._faults[0].left)
+                await asyncio.sleep(1)
+            assert states(ledger) == ["applied"]
+            assert effects(ledger, 1000) == 1
+        ledger.audit({})
+
+    run(main())
+
+
+async def _bury(survivor, other):
+    number = other.heart.instance
+    await survivor._database.transaction(
+        lambda connection: connection.exec_driver_sql("DELETE FROM instances WHERE id = ?", (number,))
+    )
+
+
+def test_a_late_yes_counts_though_the_process_that_hears_it_was_taken_for_dead(ledger, run):
+    async def main():
+        async with ledger.provider(resolve_seconds=60) as survivor:
+            _, key = await survivor.create("u", credits=20)
+            ledger.section = {"write_timeout_seconds": 5}
+            async with ledger.provider(resolve_seconds=60) as sleeper:
+                ledger.fail("slow", "updateCredits", seconds=1.5, takes_effect=True, times=1)
+                sending = asyncio.create_task(grant(sleeper, key, 1000))
+                await until(lambda: states(ledger) == ["sending"])
+                await _bury(survivor, sleeper)
+                await until(lambda: states(ledger) == ["in_doubt"])
+                await until(lambda: states(ledger) == ["applied"])
+                await sending
+            assert effects(ledger, 1000) == 1
+        ledger.audit({})
+
+    run(main())
+
+
+def test_calls_that_unkey_was_asking_about_when_a_grant_was_sent_do_not_pass_for_it(ledger, run):
+    """They were taken before what Unkey had was read, and come into the pool after."""
+
+    async def main():
+        async with ledger.provider(**QUICK) as provider:
+            secret, key = await provider.create("u", credits=2000)
+            ledger.fail("slow", seconds=0.6, takes_effect=True, times=1)
+            asking = asyncio.create_task(provider.hold(secret.encode(), 1000, "/x", "r1"))
+            await until(lambda: len(ledger.verifies()) == 1)
+            ledger.fail("error", "updateCredits", takes_effect=False, times=1)
+            await grant(provider, key, 1000)
+            await provider.release(await asking, "5xx")
+            await asyncio.sleep(1.5)
+            await _resolve(provider, ledger, applied=False)
+            assert effects(ledger, 1000) == 1
+        ledger.audit({})
+
+    run(main())
+
+
+def test_spending_that_unkey_has_not_written_down_yet_does_not_hide_a_grant(tmp_path, run):
+    ledger = UnkeyLedger(tmp_path / "gateway.db", replay_lag_seconds=0.25)
+    ledger.section = {"write_timeout_seconds": 0.4}
+
+    async def main():
+        async with ledger.provider(**QUICK) as provider:
+            secret, key = await provider.create("u", credits=2000)
+            await provider.settle(await provider.hold(secret.encode(), 1000, "/x", "r1"), 1000)
+            ledger.fail("reset", "updateCredits", takes_effect=True, times=1)
+            await grant(provider, key, 1000)
+            await asyncio.sleep(1.5)
+            await _resolve(provider, ledger, applied=True)
+            assert effects(ledger, 1000) == 1
+
+    run(main())
+
+
+async def _resolve(provider, ledger, *, applied):
+    """A person's word, where it is still asked for."""
+    for movement in await provider.list_movements(unsettled=True):
+        if movement.state == "in-doubt":
+            await provider.resolve_movement(movement.id, "applied" if applied else "not-applied")
+    provider.kick()
+    await until(lambda: states(ledger) == ["applied"])
+
+
+@pytest.mark.parametrize("applied", [True, False])
+def test_what_the_books_can_not_tell_waits_for_a_person_and_is_never_sent_blindly(ledger, run, monkeypatch, applied):
+    monkeypatch.setattr("gateway.credits.unkey.outbox.LOOKS_MAX", 2)
+
+    async def main():
+        async with ledger.provider(**QUICK) as provider:
+            _, key = await provider.create("u", credits=2000)
+            ledger.fail("silent", "updateCredits", takes_effect=applied, times=1)
+            sending = asyncio.create_task(grant(provider, key, 1000))
+            await until(lambda: len(ledger.server.books.updates) == 1)
+            # Somebody changes the count at Unkey by hand, so that it tells nothing.
+            ledger.server.call("keys.updateCredits", {"keyId": key.key_id, "operation": "decrement", "value": 500})
+            await sending
+            await asyncio.sleep(2.5)
+            assert states(ledger) == ["in_doubt"]
+            assert len(ledger.server.books.updates) == 1
+            (movement,) = await provider.list_movements(unsettled=True)
+            assert (movement.state, movement.amount, movement.reference) == ("in-doubt", 1000, "order:1")
+            done = await provider.resolve_movement(movement.id, "applied" if applied else "not-applied")
+            assert done.state == ("applied" if applied else "pending")
+            await _resolve(provider, ledger, applied=applied)
+            assert effects(ledger, 1000) == 1
+            with pytest.raises(Conflict):
+                await provider.resolve_movement(movement.id, "not-applied")
+
+    run(main())
+
+
+def test_a_grant_that_is_being_sent_reaches_the_key_though_it_is_rotated(ledger, run):
+    ledger.section = {"write_timeout_seconds": 5}
+
+    async def main():
+        async with ledger.provider(**QUICK) as one, ledger.provider(**QUICK) as two:
+            _, key = await one.create("u", credits=20)
+            ledger.fail("slow", "updateCredits", seconds=0.5, times=1)  # carried out when the key would be rotated
+            sending = asyncio.create_task(grant(one, key, 1000))
+            await until(lambda: states(ledger) == ["sending"])
+            await two.rotate(key.key_id)
+            await sending
+            assert (await one.balance(key.key_id)).available == 1020
+        ledger.audit({})
+
+    run(main())
+
+
+def test_a_grant_that_comes_while_its_key_is_rotated_goes_to_the_new_one(ledger, run):
+    ledger.section = {"write_timeout_seconds": 5}
+
+    async def main():
+        async with ledger.provider(**QUICK) as one, ledger.provider(**QUICK) as two:
+            _, key = await one.create("u", credits=20)
+            ledger.fail("slow", "rerollKey", seconds=0.6, takes_effect=True, times=1)
+            rotating = asyncio.create_task(one.rotate(key.key_id))
+            await until(lambda: ledger.server.books.calls["keys.rerollKey"] == 1)
+            await grant(two, key, 1000)
+            await rotating
+            await until(lambda: states(ledger) == ["applied"])
+            assert (await one.balance(key.key_id)).available == 1020
+        ledger.audit({})
+
+    run(main())
+
+
+def test_a_grant_that_finds_its_key_rotated_meanwhile_does_not_fail(ledger, run):
+    """What Unkey called it before is gone there."""
+
+    async def main():
+        async with ledger.provider(**QUICK) as one, ledger.provider(**QUICK) as two:
+            _, key = await one.create("u", credits=20)
+            real = one._client.get_key
+            count = 0
+
+            async def get_key(unkey_id):
+                nonlocal count
+                count += 1
+                if count == 2:  # when the grant is about to be sent
+                    await two.rotate(key.key_id)
+                return await real(unkey_id)
+
+            one._client.get_key = get_key
+            await grant(one, key, 1000)
+            await until(lambda: states(ledger) == ["applied"])
+            assert (await one.balance(key.key_id)).available == 1020
+        ledger.audit({})
+
+    run(main())
+
+
+def test_a_process_that_is_told_to_stop_finishes_the_grant_that_it_is_sending(ledger, run):
+    """Any command that opens the provider may be the one that sends."""
+    ledger.section = {"write_timeout_seconds": 5}
+
+    async def main():
+        async with ledger.provider(resolve_seconds=60) as one:
+            _, key = await one.create("u", credits=20)
+            ledger.fail("slow", "updateCredits", seconds=0.5, times=1)
+            sending = asyncio.create_task(grant(one, key, 1000))
+            await until(lambda: states(ledger) == ["sending"])
+        assert states(ledger) == ["applied"]
+        assert effects(ledger, 1000) == 1
+        await asyncio.wait([sending])
+        ledger.audit({})
+
+    run(main())
+
+
+def test_grants_of_one_key_are_sent_one_after_the_other_in_their_order(ledger, run):
+    async def main():
+        async with ledger.provider(**QUICK) as one, ledger.provider(**QUICK) as two:
+            _, key = await one.create("u", credits=0)
+            ledger.fail("error", "updateCredits", takes_effect=True, times=1)
+            await asyncio.gather(
+                *(grant((one, two)[n % 2], key, 1000 + n, f"order:{n}") for n in range(6)), return_exceptions=True
+            )
+            await until(lambda: set(states(ledger)) == {"applied"})
+            assert [effects(ledger, 1000 + n) for n in range(6)] == [1] * 6
+            numbers = [amount for (amount,) in ledger.rows("SELECT amount FROM grants ORDER BY id")]
+            sent = [json.loads(one.asked.raw_body)["value"] for one in ledger.server.books.updates]
+            assert sent == numbers
+        ledger.audit({})
+
+    run(main())
+
+
+def test_a_grant_while_unkey_can_not_be_asked_is_refused_and_nothing_is_written(ledger, run):
+    async def main():
+        async with ledger.provider(**QUICK) as provider:
+            _, key = await provider.create("u", credits=20)
+            ledger.fail("error", "getKey", times=1)
+            with pytest.raises(CreditsUnavailable):
+                await grant(provider, key, 1000)
+            assert ledger.count("grants") == 0
+            await grant(provider, key, 1000)
+            assert effects(ledger, 1000) == 1
+        ledger.audit({})
+
+    run(main())
