@@ -127,7 +127,8 @@ def test_every_module_to_run_exists():
 def test_every_config_shown_loads(page, text, tmp_path):
     file = tmp_path / "config.yaml"
     file.write_text(text)
-    assert load_config(file, {}).routes
+    environ = {name: f"value-of-{name}" for name in re.findall(r"\$\{(\w+)\}", text)}
+    assert load_config(file, environ).routes
 
 
 def test_the_readme_shows_what_gateway_dev_prints():
