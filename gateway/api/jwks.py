@@ -124,7 +124,7 @@ class Jwks:
                 if response.status_code != 200 or "content-encoding" in response.headers:
                     raise _Unfetched(f"status {response.status_code}")
                 body = b""
-                async for piece in response.aiter_raw():
+                async for piece in response.aiter_bytes():
                     body += piece
                     if len(body) > BODY_MAX_BYTES:
                         raise _Unfetched(f"longer than {BODY_MAX_BYTES} bytes")
