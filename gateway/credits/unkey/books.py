@@ -228,6 +228,16 @@ def _fund(connection: Connection, doubt: Row[Any]) -> None:
             errors={"resolution": "the key is unknown"},
         )
     connection.execute(update(keys).where(keys.c.id == key.id).values(balance=keys.c.balance + doubt.amount))
+    if not doubt.key and key.created_at > doubt.created_at:
+        append_entry(
+            connection,
+            key,
+            amount=doubt.amount,
+            kind="adjustment",
+            reason="what Unkey had taken before the key was first seen",
+            reference=f"first-seen:{key.unkey_id}:call_{doubt.id}",
+            balance_after=None,
+        )
 
 
 def _hold(row: Row[Any]) -> UnkeyHold:

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from gateway.credits.provider import Hold, HoldLost
-from gateway.errors import CreditsUnavailable, InvalidKey, KeyDisabled, OutOfCredits
+from gateway.errors import CreditsUnavailable, Invalid, InvalidKey, KeyDisabled, OutOfCredits
 from gateway.sandbox.unkey.permissions import RootKey
 from gateway.sandbox.unkey.server import ROOT_KEY
 from tests.credits.conftest import until
@@ -639,5 +639,29 @@ def test_who_marks_a_hold_answered_hears_that_it_is_lost_also_beside_its_confirm
             provider._spending.on_deadline(asyncio.get_running_loop().time() + 1)
             with pytest.raises(HoldLost):
                 await marking
+
+    run(main())
+
+
+@pytest.mark.parametrize("applied", [True, False])
+def test_a_doubt_about_a_key_that_was_never_seen_goes_to_it_when_it_has_been(ledger, run, applied):
+    async def main():
+        ledger.section = {"verify_timeout_seconds": 0.4}
+        async with ledger.provider() as provider:
+            key_id, secret = ledger.server.create_key(credits=50)
+            ledger.fail("silent", takes_effect=applied, times=1)
+            with pytest.raises(CreditsUnavailable):
+                await hold(provider, secret, 10, "r1")
+            await written(provider)
+            (movement,) = await provider.list_movements(unsettled=True)
+            assert (movement.key_id, movement.amount) == (None, -10)
+            if applied:
+                with pytest.raises(Invalid):
+                    await provider.resolve_movement(movement.id, "applied")
+            await provider.settle(await hold(provider, secret, 5, "r2"), 5)
+            resolved = await provider.resolve_movement(movement.id, "applied" if applied else "not-applied")
+            assert resolved.key_id == key_id
+            assert (await provider.balance(key_id)).available == 45
+        ledger.audit({})
 
     run(main())
