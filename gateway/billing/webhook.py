@@ -21,7 +21,7 @@ from gateway.errors import BadRequest, BillingUnavailable, BodyTooLarge, Credits
 
 logger = logging.getLogger("gateway.billing")
 
-BODY_MAX_BYTES = 1_048_576
+BODY_MAX_BYTES = 262_144
 EVENT_ID = re.compile(r"evt_[A-Za-z0-9_]{1,200}")
 OBJECT_ID = re.compile(r"(cs|pi)_[A-Za-z0-9_]{1,250}")
 CHECKOUT_EVENTS = frozenset(

@@ -6,13 +6,25 @@ a password.
 
 from __future__ import annotations
 
+import base64
 import ipaddress
 from collections.abc import Iterator
+
+from pydantic import SecretStr
 
 from gateway.config.address import check_base_url, check_page_url
 from gateway.config.problem import Finding, Path, did_you_mean
 from gateway.config.route_path import RoutePath, check_prefix
-from gateway.config.tree import AdminSection, Config, Method, RouteSection, SettledCost, UpstreamSection
+from gateway.config.tree import (
+    AdminSection,
+    Config,
+    Method,
+    NotificationsSection,
+    RouteSection,
+    SettledCost,
+    StripeSection,
+    UpstreamSection,
+)
 from gateway.permissions import PermissionQuery
 
 _NOT_FOR_COSTS = frozenset(
@@ -39,6 +51,7 @@ def check(config: Config) -> list[Finding]:
         *_check_routes(config),
         *_check_ties(config.routes),
         *_check_billing(config),
+        *_check_notifications(config.notifications),
     ]
 
 
@@ -220,7 +233,43 @@ def _check_billing(config: Config) -> Iterator[Finding]:
         elif wrong is not None:
             yield Finding(path, wrong)
     if billing.stripe is not None:
-        yield from _url_finding(("billing", "stripe", "base_url"), billing.stripe.base_url)
+        yield from _check_stripe(billing.stripe)
+
+
+def _check_stripe(stripe: StripeSection) -> Iterator[Finding]:
+    at: Path = ("billing", "stripe")
+    # Over plain http the secret key could be read on its way.
+    wrong = check_base_url(stripe.base_url) or check_page_url(stripe.base_url)
+    if wrong is not None:
+        yield Finding((*at, "base_url"), wrong)
+    mode = _mode_of(stripe.secret_key, "sk", "rk")
+    if mode is None:
+        yield Finding((*at, "secret_key"), "expected a key that starts with rk_test_, rk_live_, sk_test_ or sk_live_")
+    elif stripe.publishable_key.get_secret_value() and _mode_of(stripe.publishable_key, "pk") != mode:
+        key: Path = (*at, "publishable_key")
+        yield Finding(key, f"expected one that starts with pk_{mode}_, as secret_key", None, (key, (*at, "secret_key")))
+
+
+def _mode_of(key: SecretStr, *kinds: str) -> str | None:
+    """test or live, by how Stripe's keys begin."""
+    kind, _, rest = key.get_secret_value().partition("_")
+    mode, _, rest = rest.partition("_")
+    return mode if kind in kinds and mode in {"test", "live"} and rest else None
+
+
+def _check_notifications(section: NotificationsSection | None) -> Iterator[Finding]:
+    if section is None:
+        return
+    wrong = check_page_url(section.url)
+    if wrong is not None:
+        yield Finding(("notifications", "url"), wrong)
+    prefix, _, encoded = section.secret.get_secret_value().partition("_")
+    try:
+        length = len(base64.b64decode(encoded, validate=True)) if prefix == "whsec" else 0
+    except ValueError:
+        length = 0
+    if not 24 <= length <= 64:
+        yield Finding(("notifications", "secret"), "expected whsec_ and 24 to 64 bytes in base64")
 
 
 def _url_finding(path: Path, url: str, *, query_allowed: bool = False) -> Iterator[Finding]:

@@ -246,13 +246,32 @@ class StripeSection(Section):
     """Stripe, where credits are bought by card."""
 
     secret_key: Secret
-    """sk_… or rk_…: what the gateway calls Stripe with."""
+    """rk_… (restricted, better) or sk_…: what the gateway calls Stripe with."""
     publishable_key: SecretStr = SecretStr("")
     """pk_…: for pages that embed Stripe's own form."""
     webhook_secret: Secret
     """whsec_…: what Stripe signs its webhooks with."""
+    webhook_secrets: tuple[Secret, ...] = ()
+    """More of them: the old one while it is rolled, another endpoint's. A signature by any one is taken."""
     base_url: str = "https://api.stripe.com"
     """Stripe's address."""
+    timeout_seconds: Annotated[float, Field(gt=0.2, le=80, allow_inf_nan=False)] = 10
+    """Longest wait for an answer of Stripe's, each try."""
+    retries: Annotated[int, Field(strict=True, ge=0, le=5)] = 2
+    """Further tries of a request that Stripe did not answer, or answered 409 or 5xx. None is done twice."""
+
+
+class ReconcileSection(Section):
+    """Looking for what no webhook told."""
+
+    every_seconds: Annotated[float, Field(ge=1, le=86_400, allow_inf_nan=False)] = 600
+    """How often those of the last `days` are listed."""
+    days: Annotated[int, Field(strict=True, ge=1, le=30)] = 3
+    """As long as Stripe tries to deliver a webhook, at least."""
+    long_every_seconds: Annotated[float, Field(ge=1, le=604_800, allow_inf_nan=False)] = 86_400
+    """How often those of the last `long_days` are listed."""
+    long_days: Annotated[int, Field(strict=True, ge=1, le=365)] = 30
+    """Payments by bank may take weeks to arrive."""
 
 
 class BillingSection(Section):
@@ -263,9 +282,37 @@ class BillingSection(Section):
     stripe: StripeSection | None = None
     """Absent: nothing is sold."""
     success_url: str | None = None
-    """Where Stripe sends the buyer who has paid. Needed with stripe."""
+    """Where Stripe sends the buyer who has paid. Needed with stripe; gets ?order_id=…&session_id=… added."""
     cancel_url: str | None = None
-    """Where Stripe sends the buyer who turned back. Needed with stripe."""
+    """Where Stripe sends the buyer who turned back. Needed with stripe; gets ?order_id=… added."""
+    quantity_max: Annotated[int, Field(strict=True, ge=1, le=10_000)] = 100
+    """Most packs in one purchase."""
+    promotion_codes: bool = False
+    """Let buyers enter codes of yours at Stripe. They pay less; the credits stay the pack's."""
+    automatic_tax: bool = False
+    """Let Stripe add the tax on top of the price. Stripe Tax must be set up."""
+    reuse_customers: bool = False
+    """Each user is one customer at Stripe, who finds his cards again; else each purchase is by a guest."""
+    receipts: Literal["stripe", "invoice"] = "stripe"
+    """stripe: as its dashboard says. invoice: Stripe makes a paid invoice, a PDF, of every purchase, for a fee."""
+    reconcile: ReconcileSection = Field(default_factory=ReconcileSection)
+    """Looking for what no webhook told: Stripe's checkouts, refunds and disputes are listed, and our orders set right."""
+
+
+class NotificationsSection(Section):
+    """Webhooks to the app, signed by the Standard Webhooks scheme: credits.low, credits.exhausted, order.fulfilled,
+    order.clawed_back, order.reinstated."""
+
+    url: str
+    """Where they are sent. Any 2xx is taken for received."""
+    secret: Secret
+    """whsec_ and 24 to 64 random bytes in base64: what they are signed with."""
+    thresholds: tuple[Annotated[int, Field(strict=True, ge=1, le=1_000_000_000)], ...] = ()
+    """Credits: a key that falls below one is told of once, as credits.low. At 0 it is credits.exhausted."""
+    look_every_seconds: Annotated[float, Field(ge=0.1, le=3_600, allow_inf_nan=False)] = 5
+    """How often balances are looked at. Calls don't wait for it."""
+    timeout_seconds: Annotated[float, Field(gt=0.2, le=60, allow_inf_nan=False)] = 10
+    """Longest wait for an answer."""
 
 
 class LogSection(Section):
@@ -295,4 +342,6 @@ class Config(Section):
     routes: tuple[RouteSection, ...] = ()
     """What is sold. The most specific path wins, whatever the order."""
     billing: BillingSection = Field(default_factory=BillingSection)
+    notifications: NotificationsSection | None = None
+    """Signed webhooks to the app (Standard Webhooks). Absent: it is told nothing."""
     log: LogSection = Field(default_factory=LogSection)

@@ -54,13 +54,13 @@ def problems_of(text: str, environ=None) -> str:
 
 
 def test_every_section_loads():
-    config = load(EVERYTHING, dict.fromkeys(SECRETS, "1234"))
+    config = load(EVERYTHING, dict.fromkeys(SECRETS, "1234") | {"STRIPE_SECRET_KEY": "rk_test_1234"})
     assert config.credits.unkey is not None
     assert config.credits.unkey.api_id == "1234", "text where text is wanted, though it looks like a number"
     assert config.routes[0].cost == 5
     assert config.routes[2].public
     assert config.billing.stripe is not None
-    assert config.billing.stripe.secret_key.get_secret_value() == "1234"
+    assert config.billing.stripe.webhook_secret.get_secret_value() == "1234"
 
 
 def test_the_config_of_the_repository_loads_without_an_environment():
@@ -179,6 +179,7 @@ def test_nothing_is_concluded_from_a_value_that_is_broken_itself():
 @pytest.mark.parametrize("name", SECRETS)
 def test_a_secret_is_in_no_message_and_no_repr(name):
     environ = {**dict.fromkeys(SECRETS, "fine"), name: CANARY}
+    environ["STRIPE_SECRET_KEY"] = "rk_test_" + environ["STRIPE_SECRET_KEY"]
     config = load(EVERYTHING, environ)
     if name != "UNKEY_API_ID":  # an id is no secret
         assert CANARY not in repr(config) + str(config) + config.model_dump_json()
