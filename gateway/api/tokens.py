@@ -90,7 +90,7 @@ def _read_header(token: str) -> tuple[str | None, str]:
         strange = "crit" in header or "b64" in header
     except _BROKEN as error:
         raise _broken(error) from None
-    if algorithm not in ALGORITHMS or strange:
+    if type(algorithm) is not str or algorithm not in ALGORITHMS or strange:
         raise InvalidKey("The token is not signed in a way that is accepted.")
     if kid is not None and (type(kid) is not str or not 0 < len(kid) <= KID_MAX_CHARACTERS):
         raise InvalidKey("The token's `kid` can't be one.")
