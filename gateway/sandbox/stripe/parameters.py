@@ -5,6 +5,7 @@ A shape reads the text of a parameter into its value. Parameters that a shape do
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -116,23 +117,31 @@ def list_of(item: Shape, most: int = 1000) -> Shape:
     return read
 
 
-def object_of(fields: Mapping[str, Shape], required: tuple[str, ...] = (), *, unset: bool = False) -> Shape:
-    """A hash with these members and no others. The empty name is that of all parameters together."""
+@dataclasses.dataclass(frozen=True, slots=True)
+class ObjectShape:
+    """A hash with these members and no others."""
 
-    def read(value: Any, name: str) -> dict[str, Any] | None:
-        if value == "" and unset:
+    fields: Mapping[str, Shape]
+    required: tuple[str, ...]
+    unset: bool
+
+    def __call__(self, value: Any, name: str) -> dict[str, Any] | None:
+        if value == "" and self.unset:
             return None
         if not isinstance(value, dict):
             raise invalid("Invalid hash", name)
-        strangers = [_member(name, key) for key in value if key not in fields]
+        strangers = [_member(name, key) for key in value if key not in self.fields]
         if strangers:
             raise unknown(strangers)
-        for key in required:
+        for key in self.required:
             if key not in value:
                 raise missing(_member(name, key))
-        return {key: fields[key](member, _member(name, key)) for key, member in value.items()}
+        return {key: self.fields[key](member, _member(name, key)) for key, member in value.items()}
 
-    return read
+
+def object_of(fields: Mapping[str, Shape], required: tuple[str, ...] = (), *, unset: bool = False) -> ObjectShape:
+    """A hash with these members and no others. The empty name is that of all parameters together."""
+    return ObjectShape(fields, required, unset)
 
 
 def either(first: Shape, second: Shape) -> Shape:

@@ -22,6 +22,7 @@ LEEWAY_SECONDS = 60
 """For the clocks of callers."""
 _AS_GIVEN = (
     "allow_promotion_codes",
+    "allowed_payment_method_types",
     "billing_address_collection",
     "cancel_url",
     "client_reference_id",
@@ -180,7 +181,7 @@ class Sessions:
             customer_creation=None if "customer" in asked else asked.get("customer_creation", "if_required"),
             expires_at=expires_at,
             metadata=asked.get("metadata", {}),
-            payment_method_types=asked.get("payment_method_types", ["card", "us_bank_account"]),
+            payment_method_types=asked.get("allowed_payment_method_types", ["card", "us_bank_account"]),
             url=f"{self.url}{PAY_PATH}{identifier}",
         )
         session["invoice_creation"]["enabled"] = asked.get("invoice_creation", {}).get("enabled", False)

@@ -79,6 +79,7 @@ SESSION_CREATE = object_of(
     {
         "adaptive_pricing": object_of({"enabled": flag()}),
         "allow_promotion_codes": flag(),
+        "allowed_payment_method_types": list_of(text()),
         "automatic_tax": object_of({"enabled": flag(), "liability": ignored()}, ("enabled",)),
         "billing_address_collection": one_of("auto", "required"),
         "branding_settings": ignored(),
@@ -100,7 +101,6 @@ SESSION_CREATE = object_of(
         "origin_context": one_of("mobile_app", "web"),
         "payment_intent_data": _INTENT_DATA,
         "payment_method_configuration": ignored(),
-        "payment_method_types": list_of(text()),
         "saved_payment_method_options": ignored(),
         "submit_type": one_of("auto", "book", "donate", "pay", "subscribe"),
         "success_url": url(),
