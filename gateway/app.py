@@ -16,6 +16,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import SecretStr
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -31,7 +32,7 @@ from gateway.credits.unkey.provider import UnkeyProvider, UnkeySettings
 from gateway.database.checkpoint import Checkpointer
 from gateway.database.engine import Database, open_database
 from gateway.deadlines import Deadlines
-from gateway.errors import GatewayError
+from gateway.errors import BillingNotConfigured, GatewayError
 from gateway.observe.access_log import AccessLog
 from gateway.observe.admin import admin_app
 from gateway.observe.document import send_problem
@@ -50,6 +51,10 @@ from gateway.upstreams.open import open_transports
 from gateway.upstreams.rpc import RpcClient
 from gateway.upstreams.transport import Transport
 
+if TYPE_CHECKING:
+    from gateway.billing.desk import OrderDesk
+    from gateway.billing.service import Billing
+
 logger = logging.getLogger("gateway")
 
 
@@ -65,10 +70,44 @@ def create_app(config: Config, metrics_directory: Path | None = None) -> tuple[A
 @asynccontextmanager
 async def open_provider(config: Config) -> AsyncIterator[CreditsProvider]:
     """The keeper of keys and credits alone, for the command line. Raises DatabaseError or GatewayError."""
+    async with _open_books(config) as (_database, provider):
+        yield provider
+
+
+@asynccontextmanager
+async def open_billing(config: Config) -> AsyncIterator[Billing]:
+    """Billing for the command line: it does what it is asked for, and nothing by itself.
+
+    Raises DatabaseError or GatewayError; BillingNotConfigured without billing.stripe.
+    """
+    from gateway.billing.build import make_billing
+
+    if config.billing.stripe is None:
+        raise BillingNotConfigured
+    async with _open_books(config) as (database, provider):
+        billing = make_billing(config, database, provider)
+        try:
+            yield billing
+        finally:
+            await billing.aclose()
+
+
+@asynccontextmanager
+async def open_desk(config: Config) -> AsyncIterator[tuple[CreditsProvider, OrderDesk]]:
+    """Where a person decides over orders, for the command line. Raises DatabaseError or GatewayError."""
+    from gateway.billing.desk import make_desk
+
+    async with _open_books(config) as (database, provider):
+        yield provider, make_desk(config, database, provider)
+
+
+@asynccontextmanager
+async def _open_books(config: Config) -> AsyncIterator[tuple[Database, CreditsProvider]]:
     deadlines = Deadlines(asyncio.get_running_loop())
     async with AsyncExitStack() as stack:
         stack.callback(deadlines.close)
-        yield await _open_provider(config, await _open_database(config, stack), deadlines, stack)
+        database = await _open_database(config, stack)
+        yield database, await _open_provider(config, database, deadlines, stack)
 
 
 class Gateway:
@@ -129,8 +168,9 @@ class Gateway:
         for transport in transports.values():
             stack.push_async_callback(transport.aclose)
         ids = RequestIds()
+        billing = await _open_billing(config, provider, database, stack)
         control = open_control_plane(
-            config, provider, database, None, stack, ids=ids, metrics=self._metrics, access_log=access_log
+            config, provider, database, billing, stack, ids=ids, metrics=self._metrics, access_log=access_log
         )
         self._endpoint = Endpoint(
             _routes(config, transports, self._metrics),
@@ -165,6 +205,26 @@ async def _open_database(config: Config, stack: AsyncExitStack) -> Database:
     checkpointer.open()
     stack.push_async_callback(asyncio.to_thread, checkpointer.close)
     return database
+
+
+async def _open_billing(
+    config: Config, provider: CreditsProvider, database: Database, stack: AsyncExitStack
+) -> Billing | None:
+    """What sells, where something is sold; and what tells the app, where it wants to be told."""
+    if config.notifications is not None:
+        from gateway.billing.notifications import Notifications
+
+        notifications = Notifications(config.notifications, database)
+        stack.push_async_callback(notifications.aclose)
+        await notifications.open()
+    if config.billing.stripe is None:
+        return None
+    from gateway.billing.build import make_billing  # Stripe's SDK is large: only who sells waits for it
+
+    billing = make_billing(config, database, provider)
+    stack.push_async_callback(billing.aclose)
+    await billing.open()
+    return billing
 
 
 async def _open_provider(

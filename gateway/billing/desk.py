@@ -10,10 +10,12 @@ from functools import partial
 
 from sqlalchemy import Connection
 
-from gateway.billing import fulfil, inbox, orders
+from gateway.billing import inbox, orders
+from gateway.billing.crediting import Crediting
 from gateway.billing.inbox import StripeEvent
-from gateway.billing.orders import Order, State
-from gateway.billing.refunds import UNFREEZE
+from gateway.billing.orders import UNFREEZE, Order, State
+from gateway.billing.outbox import Outbox
+from gateway.config.tree import Config
 from gateway.credits.ledger import now_ms
 from gateway.credits.provider import CreditsProvider
 from gateway.database.engine import Database
@@ -26,9 +28,9 @@ EVENT_WORDS = {"retry": "new", "ignore": "ignored"}
 class OrderDesk:
     """Orders by `order_…`, dead events by `evt_…`."""
 
-    def __init__(self, database: Database, provider: CreditsProvider) -> None:
+    def __init__(self, database: Database, crediting: Crediting) -> None:
         self._database = database
-        self._provider = provider
+        self._crediting = crediting
 
     async def list_orders(self, *, is_all: bool, limit: int) -> Sequence[Order]:
         """Newest first: those that a person is asked about, or all."""
@@ -48,7 +50,7 @@ class OrderDesk:
         """A person's word: `fulfil` or `reject` what is in review, `unfreeze` the key of a lost dispute, or `done`
         with what was asked. None: there is no such order. Raises Conflict where the word does not apply, Invalid."""
         order = await self._database.transaction(lambda db: self._resolve(db, order_id, word))
-        self._provider.kick()
+        self._crediting.kick()
         return order
 
     async def resolve_event(self, event_id: str, word: str) -> StripeEvent | None:
@@ -69,7 +71,7 @@ class OrderDesk:
             _must_be_in_review(order)
             # What was refunded meanwhile is taken back at the next look.
             orders.decide(connection, order, "fulfilled", look_at=now_ms())
-            return fulfil.credit(connection, self._provider, order, order.payment_id)
+            return self._crediting.credit(connection, order, order.payment_id)
         if word == "reject":
             _must_be_in_review(order)
             orders.decide(connection, order, "rejected", needs_person=0)
@@ -83,6 +85,10 @@ class OrderDesk:
                 raise Conflict("It is in review: fulfil or reject it.")
             return orders.decide(connection, order, order.resolution, needs_person=0, cause=None)
         raise Invalid("No such resolution.", errors={"resolution": ", ".join(ORDER_WORDS)})
+
+
+def make_desk(config: Config, database: Database, provider: CreditsProvider) -> OrderDesk:
+    return OrderDesk(database, Crediting(provider, Outbox(is_on=config.notifications is not None)))
 
 
 def _must_be_in_review(order: Order) -> None:

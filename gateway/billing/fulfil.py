@@ -11,13 +11,13 @@ import logging
 
 from sqlalchemy import Connection
 
-from gateway.billing import claws, orders, outbox
+from gateway.billing import orders
+from gateway.billing.crediting import Crediting
 from gateway.billing.orders import Order, State
 from gateway.billing.payments import StripeCheckout
 from gateway.billing.stripe_api import StripeApi
-from gateway.credits.provider import CreditsProvider
 from gateway.database.engine import Database
-from gateway.errors import Conflict, GatewayError, Invalid
+from gateway.errors import GatewayError
 
 logger = logging.getLogger("gateway.billing")
 
@@ -32,9 +32,9 @@ class Stray(GatewayError):
 class Fulfilment:
     """`livemode`: whether our key at Stripe is one for real money."""
 
-    def __init__(self, database: Database, provider: CreditsProvider, stripe: StripeApi, *, livemode: bool) -> None:
+    def __init__(self, database: Database, crediting: Crediting, stripe: StripeApi, *, livemode: bool) -> None:
         self._database = database
-        self._provider = provider
+        self._crediting = crediting
         self._stripe = stripe
         self._livemode = livemode
 
@@ -48,7 +48,7 @@ class Fulfilment:
         """As `fulfil`, with a checkout that Stripe has just told of."""
         order = await self._database.transaction(lambda db: self._settle(db, checkout))
         if order is not None and order.state is State.paid:
-            self._provider.kick()
+            self._crediting.kick()
         return order
 
     def _settle(self, connection: Connection, checkout: StripeCheckout) -> Order | None:
@@ -67,7 +67,7 @@ class Fulfilment:
         if checkout.payment_status == "unpaid":
             waits = checkout.payment_state in WAITING
             return _move(connection, order, State.awaiting_payment if waits else State.failed, checkout.payment_id)
-        return credit(connection, self._provider, order, checkout.payment_id)
+        return self._crediting.credit(connection, order, checkout.payment_id)
 
     def _oddities(self, connection: Connection, order: Order, checkout: StripeCheckout) -> list[str]:
         """Everything about a complete checkout that is not as we made it."""
@@ -89,55 +89,6 @@ class Fulfilment:
         if checkout.payment_id is not None and _own_payment(connection, order, checkout) is None:
             odd.append("its payment is that of another order")
         return odd
-
-
-def credit(connection: Connection, provider: CreditsProvider, order: Order, payment_id: str | None) -> Order:
-    """Order, ledger and notification in one commit. Credits that can't be given make the order one for a person."""
-    reference = _free_reference(connection, provider, order)
-    reason = f"{order.quantity} × {order.pack}"
-    try:
-        with connection.begin_nested():
-            provider.grant_in(connection, order.key_id, order.credits, "purchase", reason, reference)
-    except (Invalid, Conflict) as error:
-        if order.state is State.review:
-            raise
-        return orders.review(
-            connection, order, f"its {order.credits} credits can't be given: {_why(error)}", payment_id
-        )
-    order = orders.move(
-        connection,
-        order,
-        State.paid,
-        payment_id=payment_id or order.payment_id,
-        reference=reference,
-        cause=None,
-        needs_person=0,
-    )
-    claws.net_debt(connection, provider, order)
-    return arrive(connection, provider, order)
-
-
-def arrive(connection: Connection, provider: CreditsProvider, order: Order) -> Order:
-    """A paid order is fulfilled as soon as whoever keeps the key has its credits."""
-    assert order.reference is not None
-    progress = provider.progress_in(connection, order.reference)
-    if progress is None or progress.state == "failed":
-        return orders.review(connection, order, "its credits could not be given: the key's keeper does not take them")
-    if progress.state != "applied":
-        return order
-    order = orders.move(connection, order, State.fulfilled)
-    logger.info("order %s is fulfilled: %d credits for %s", order.id, order.credits, order.key_id)
-    outbox.tell_of_order(connection, "order.fulfilled", order)
-    return order
-
-
-def _free_reference(connection: Connection, provider: CreditsProvider, order: Order) -> str:
-    """The order's own. Where that grant failed at the keeper's and was taken back, one more."""
-    reference, again = f"order:{order.id}", 1
-    while (progress := provider.progress_in(connection, reference)) is not None and progress.state == "failed":
-        again += 1
-        reference = f"order:{order.id}:{again}"
-    return reference
 
 
 def _match(connection: Connection, checkout: StripeCheckout) -> Order | None:
@@ -164,10 +115,6 @@ def _own_payment(connection: Connection, order: Order, checkout: StripeCheckout)
         return None
     other = orders.find_by_payment(connection, checkout.payment_id)
     return checkout.payment_id if other is None or other.id == order.id else None
-
-
-def _why(error: Invalid | Conflict) -> str:
-    return "; ".join([error.detail, *map(str, error.members.get("errors", {}).values())])
 
 
 def _move(connection: Connection, order: Order, state: State, payment_id: str | None = None) -> Order:

@@ -13,7 +13,8 @@ from typing import Any
 
 from sqlalchemy import Connection, delete, func, select, update
 
-from gateway.billing import leases, outbox
+from gateway.billing import leases
+from gateway.billing.outbox import Outbox
 from gateway.database.billing_tables import low_keys
 from gateway.database.engine import Database
 from gateway.database.insert import insert_once
@@ -32,8 +33,11 @@ EXHAUSTED = 0
 class LowBalances:
     """`thresholds` are in credits: a key with less is low; one with none is exhausted. `owner` names this process."""
 
-    def __init__(self, database: Database, thresholds: Sequence[int], owner: str, *, every_seconds: float) -> None:
+    def __init__(
+        self, database: Database, outbox: Outbox, thresholds: Sequence[int], owner: str, *, every_seconds: float
+    ) -> None:
         self._database = database
+        self._outbox = outbox
         self._thresholds = tuple(sorted(thresholds))
         self._owner = owner
         self._every_ms = int(every_seconds * 1000)
@@ -90,9 +94,9 @@ class LowBalances:
             if row.threshold is None or threshold < row.threshold:
                 members = {"key_id": row.key_id, "user_id": row.user_id, "balance": row.balance_after}
                 if threshold == EXHAUSTED:
-                    outbox.tell(connection, "credits.exhausted", members)
+                    self._outbox.tell(connection, "credits.exhausted", members)
                 else:
-                    outbox.tell(connection, "credits.low", members | {"threshold": threshold})
+                    self._outbox.tell(connection, "credits.low", members | {"threshold": threshold})
 
 
 def _read_moved(connection: Connection) -> tuple[int, int, list[int]]:

@@ -14,24 +14,54 @@ import base64
 import hashlib
 import hmac
 import logging
+import secrets
 import time
+from collections.abc import Sequence
 from functools import partial
 
 import httpx
 
 from gateway.billing import outbox
-from gateway.billing.outbox import Notification
+from gateway.billing.loop import Loop
+from gateway.billing.low_balances import LowBalances
+from gateway.billing.outbox import Notification, Outbox
+from gateway.config.tree import NotificationsSection
 from gateway.credits.ledger import now_ms
 from gateway.database.engine import Database
 
 logger = logging.getLogger("gateway.billing")
 
+SEND_SECONDS = 1.0
+"""Between two looks into the outbox."""
 BATCH = 16
 LEASE_MS = 60_000
 WAIT_SECONDS = 5.0
 WAIT_SECONDS_MAX = 6 * 3600.0
 DEAD_AFTER = 22
 """Attempts: some three days."""
+
+
+class Notifications:
+    """Tells the app, and looks for what to tell it. Use `open` and `aclose` around it, on one event loop."""
+
+    def __init__(self, section: NotificationsSection, database: Database) -> None:
+        secret, owner = section.secret.get_secret_value(), secrets.token_hex(8)
+        every_seconds = section.look_every_seconds
+        self._notifier = Notifier(database, section.url, secret, timeout_seconds=section.timeout_seconds)
+        balances = LowBalances(database, Outbox(is_on=True), section.thresholds, owner, every_seconds=every_seconds)
+        self._loops: Sequence[Loop] = (
+            Loop("notifications", self._notifier.work, SEND_SECONDS),
+            Loop("low balances", balances.work, every_seconds),
+        )
+
+    async def open(self) -> None:
+        for loop in self._loops:
+            loop.open()
+
+    async def aclose(self) -> None:
+        for loop in self._loops:
+            await loop.aclose()
+        await self._notifier.aclose()
 
 
 class Notifier:

@@ -32,6 +32,8 @@ from gateway.errors import CreditsUnavailable
 logger = logging.getLogger("gateway.billing")
 
 PREFIX = "order_"
+UNFREEZE = "unfreeze"
+"""A person's word on an order whose dispute was lost: its key may be used again."""
 
 
 class State(StrEnum):

@@ -29,28 +29,35 @@ class Notification:
     attempts: int
 
 
-def tell(connection: Connection, type: str, members: Mapping[str, Any]) -> None:
-    """Have the app told. `type` is such as `order.fulfilled`."""
-    now = now_ms()
-    said_at = datetime.fromtimestamp(now / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    document = {"type": type, "timestamp": said_at, "data": members}
-    connection.execute(
-        insert(notifications).values(
-            id=f"msg_{secrets.token_hex(12)}",
-            type=type,
-            payload=json.dumps(document, separators=(",", ":")),
-            state="new",
-            attempts=0,
-            due_at=now,
-            created_at=now,
+class Outbox:
+    """What is told. `is_on` False: nobody wants to hear."""
+
+    def __init__(self, *, is_on: bool) -> None:
+        self._is_on = is_on
+
+    def tell(self, connection: Connection, type: str, members: Mapping[str, Any]) -> None:
+        """Have the app told. `type` is such as `order.fulfilled`."""
+        if not self._is_on:
+            return
+        now = now_ms()
+        said_at = datetime.fromtimestamp(now / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        document = {"type": type, "timestamp": said_at, "data": members}
+        connection.execute(
+            insert(notifications).values(
+                id=f"msg_{secrets.token_hex(12)}",
+                type=type,
+                payload=json.dumps(document, separators=(",", ":")),
+                state="new",
+                attempts=0,
+                due_at=now,
+                created_at=now,
+            )
         )
-    )
 
-
-def tell_of_order(connection: Connection, type: str, order: Order, **members: Any) -> None:
-    told = ("user_id", "key_id", "pack", "quantity", "credits", "currency", "amount_cents", "clawed")
-    fields = {"order_id": order.id, **{name: getattr(order, name) for name in told}, "state": order.state.value}
-    tell(connection, type, fields | members)
+    def tell_of_order(self, connection: Connection, type: str, order: Order, **members: Any) -> None:
+        told = ("user_id", "key_id", "pack", "quantity", "credits", "currency", "amount_cents", "clawed")
+        fields = {"order_id": order.id, **{name: getattr(order, name) for name in told}, "state": order.state.value}
+        self.tell(connection, type, fields | members)
 
 
 def claim(connection: Connection, until: int, limit: int) -> Sequence[Notification]:

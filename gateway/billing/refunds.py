@@ -12,10 +12,11 @@ from functools import partial
 
 from sqlalchemy import Connection
 
-from gateway.billing import claws, orders, outbox
+from gateway.billing import claws, orders
 from gateway.billing.freezes import Freezes
 from gateway.billing.fulfil import Fulfilment
-from gateway.billing.orders import Order
+from gateway.billing.orders import UNFREEZE, Order
+from gateway.billing.outbox import Outbox
 from gateway.billing.payments import Payment
 from gateway.billing.stripe_api import StripeApi
 from gateway.credits.provider import CreditsProvider
@@ -25,8 +26,6 @@ from gateway.errors import BillingUnavailable, CreditsUnavailable
 logger = logging.getLogger("gateway.billing")
 
 LOOKS_MAX = 10
-UNFREEZE = "unfreeze"
-"""A person's word on an order whose dispute was lost: its key may be used again."""
 
 
 class Refunds:
@@ -39,12 +38,14 @@ class Refunds:
         stripe: StripeApi,
         fulfilment: Fulfilment,
         freezes: Freezes,
+        outbox: Outbox,
     ) -> None:
         self._database = database
         self._provider = provider
         self._stripe = stripe
         self._fulfilment = fulfilment
         self._freezes = freezes
+        self._outbox = outbox
 
     async def look(self, payment_id: str) -> Order | None:
         """Bring the order of this payment to what its refunds and disputes mean. None: it is not ours.
@@ -93,10 +94,10 @@ class Refunds:
         after = orders.must_find(connection, order.id)
         if target > order.clawed:
             claws.claw(connection, self._provider, after, moved, reference)
-            outbox.tell_of_order(connection, "order.clawed_back", after, taken=moved)
+            self._outbox.tell_of_order(connection, "order.clawed_back", after, taken=moved)
         else:
             claws.reinstate(connection, self._provider, after, moved, reference)
-            outbox.tell_of_order(connection, "order.reinstated", after, given=moved)
+            self._outbox.tell_of_order(connection, "order.reinstated", after, given=moved)
         logger.info("order %s: %d of its %d credits are clawed back", order.id, target, order.credits)
         return True
 

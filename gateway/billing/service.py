@@ -20,10 +20,12 @@ from cachetools import TTLCache
 
 from gateway.billing import orders
 from gateway.billing.checkout import Checkout, Checkouts
+from gateway.billing.crediting import Crediting
 from gateway.billing.freezes import Freezes
 from gateway.billing.fulfil import Fulfilment
 from gateway.billing.loop import Loop
 from gateway.billing.orders import Order, State
+from gateway.billing.outbox import Outbox
 from gateway.billing.packs import Catalogue, Pack
 from gateway.billing.payments import Terms
 from gateway.billing.reconcile import Reconciler, Report, Schedule
@@ -46,7 +48,8 @@ RECONCILE_LOOK_SECONDS = 30.0
 
 @dataclass(frozen=True, slots=True)
 class BillingSettings:
-    """What config.yaml says of billing. `secret_key` and `webhook_secrets` are never shown; times in seconds."""
+    """What config.yaml says of billing. `secret_key` and `webhook_secrets` are never shown; `tells_app`: notifications
+    are written. Times in seconds."""
 
     secret_key: str = field(repr=False)
     webhook_secrets: Sequence[str] = field(repr=False)
@@ -58,6 +61,7 @@ class BillingSettings:
     timeout_seconds: float = 10
     retries: int = 2
     poll_seconds: float = 1
+    tells_app: bool = False
     schedule: Schedule = field(default_factory=Schedule)
 
     @property
@@ -95,10 +99,12 @@ class Billing:
             reuse_customers=settings.reuse_customers,
         )
         self._webhook = Webhook(database, settings.webhook_secrets, livemode=livemode)
-        self._fulfilment = Fulfilment(database, provider, stripe, livemode=livemode)
+        outbox = Outbox(is_on=settings.tells_app)
+        crediting = Crediting(provider, outbox)
+        self._fulfilment = Fulfilment(database, crediting, stripe, livemode=livemode)
         freezes = Freezes(database, provider, owner)
-        refunds = Refunds(database, provider, stripe, self._fulfilment, freezes)
-        follow_up = FollowUp(database, provider, refunds, freezes)
+        refunds = Refunds(database, provider, stripe, self._fulfilment, freezes, outbox)
+        follow_up = FollowUp(database, provider, crediting, refunds, freezes)
         self._reconciler = Reconciler(
             database, provider, stripe, self._fulfilment, refunds, follow_up, owner, settings.schedule
         )

@@ -12,7 +12,8 @@ from functools import partial
 
 from sqlalchemy import Connection
 
-from gateway.billing import claws, fulfil, inbox, orders
+from gateway.billing import claws, inbox, orders
+from gateway.billing.crediting import Crediting
 from gateway.billing.freezes import Freezes
 from gateway.billing.fulfil import Fulfilment, Stray
 from gateway.billing.inbox import Work
@@ -75,9 +76,17 @@ class InboxWorker:
 class FollowUp:
     """Sees to its end what an order's transaction could only begin."""
 
-    def __init__(self, database: Database, provider: CreditsProvider, refunds: Refunds, freezes: Freezes) -> None:
+    def __init__(
+        self,
+        database: Database,
+        provider: CreditsProvider,
+        crediting: Crediting,
+        refunds: Refunds,
+        freezes: Freezes,
+    ) -> None:
         self._database = database
         self._provider = provider
+        self._crediting = crediting
         self._refunds = refunds
         self._freezes = freezes
 
@@ -94,8 +103,13 @@ class FollowUp:
         while page := await self._database.read(partial(orders.read_paid, after=after, limit=100)):
             for order in page:
                 if order.reference is not None and await self._has_ended(order.reference):
-                    await self._database.transaction(partial(_arrive, provider=self._provider, order_id=order.id))
+                    await self._database.transaction(partial(self._arrived, order_id=order.id))
             after = page[-1].id
+
+    def _arrived(self, connection: Connection, order_id: str) -> None:
+        order = orders.must_find(connection, order_id)
+        if order.state is State.paid:
+            self._crediting.arrive(connection, order)
 
     async def _settle_claws(self) -> None:
         after = ""
@@ -117,9 +131,3 @@ class FollowUp:
     async def _has_ended(self, reference: str) -> bool:
         progress = await self._database.read(partial(self._provider.progress_in, reference=reference))
         return progress is None or progress.state in {"applied", "failed"}
-
-
-def _arrive(connection: Connection, provider: CreditsProvider, order_id: str) -> None:
-    order = orders.must_find(connection, order_id)
-    if order.state is State.paid:
-        fulfil.arrive(connection, provider, order)
