@@ -84,6 +84,8 @@ class PaymentPage:
             if form.get("action") == "apply":
                 self._sessions.apply_code(sale, form.get("promotion_code", ""))
                 return self._show(sale)
+            if sale.session["status"] == "expired":
+                return self._show(sale)
             if sale.session["status"] == "open":
                 self._pay(sale, form)
         except Refusal as refusal:
