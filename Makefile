@@ -39,6 +39,7 @@ fix: install ## Format, and mend what can be mended by itself
 docs: install ## Write anew what is made from the code: schema, references, the table of metrics
 	$(BIN)/gateway schema > config.schema.json
 	$(BIN)/gateway schema --markdown > docs/config.md
+	$(BIN)/gateway schema --openapi > docs/openapi.json
 	$(BIN)/python -m gateway.cli.reference > docs/cli.md
 	$(BIN)/python -m gateway.errors_reference > docs/errors.md
 	$(BIN)/python -m gateway.observe.reference docs/operations.md

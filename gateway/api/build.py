@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from typing import cast
 
 from gateway.api.checkout import Checkouts
 from gateway.api.control_plane import ControlPlane
 from gateway.api.credits import Credits
-from gateway.api.description import Description
+from gateway.api.description import Description, openapi_text
 from gateway.api.idempotency import Idempotency
 from gateway.api.identity import Identifier
 from gateway.api.jwks import Jwks
@@ -51,14 +52,24 @@ def open_control_plane(
 
 def operations_of(config: Config, provider: CreditsProvider, billing: Billing | None) -> Sequence[AnyOperation]:
     """All that the control plane can do."""
-    operations = [
+    operations = _described(config, provider, billing)
+    return [*operations, *Description(operations).operations()]
+
+
+def openapi_document() -> str:
+    """What stands in docs/openapi.json: the same for every config."""
+    nobody = cast("CreditsProvider", None)  # asked nothing: the operations are described, not done
+    return openapi_text(Description(_described(Config(), nobody, None)).document)
+
+
+def _described(config: Config, provider: CreditsProvider, billing: Billing | None) -> Sequence[AnyOperation]:
+    return [
         *Keys(provider, Signup(provider, config.credits.signup_credits)).operations(),
         *Credits(provider).operations(),
         *Pricing(config, is_selling=billing is not None).operations(),
         *Checkouts(provider, billing).operations(),
         *Webhook(billing).operations(),
     ]
-    return [*operations, *Description(operations).operations()]
 
 
 def _open_tokens(section: IdentitySection, stack: AsyncExitStack) -> TokenReader | None:

@@ -44,4 +44,4 @@ class Description:
 
 def openapi_text(document: dict[str, object]) -> str:
     """The document as it stands in docs/openapi.json."""
-    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+    return json.dumps(document, indent=1, ensure_ascii=False) + "\n"

@@ -107,6 +107,7 @@ def describe(operations: Sequence[AnyOperation]) -> Json:
         "paths": paths,
         "components": {
             "schemas": {**schemas.definitions, "Problem": _problem_schema()},
+            "examples": dict(_examples(operations)),
             "securitySchemes": SCHEMES,
         },
     }
@@ -222,14 +223,17 @@ def problems_of(operation: AnyOperation) -> Problems:
     return tuple(dict.fromkeys(found))
 
 
+def _examples(operations: Sequence[AnyOperation]) -> Iterator[tuple[str, Json]]:
+    for kind in dict.fromkeys(kind for operation in operations for kind in problems_of(operation)):
+        explanation = EXAMPLES[kind]
+        yield kind.slug, {"summary": explanation.when, "value": explanation.example.problem(EXAMPLE_ID)}
+
+
 def _problem_response(kinds: Sequence[type[GatewayError]]) -> Json:
     headers = {"X-Request-Id": ID_FIELD}
     for name in {name for kind in kinds for name, _ in EXAMPLES[kind].example.headers}:
         headers[name.decode("ascii").title()] = {"schema": {"type": "string"}}
-    examples = {
-        kind.slug: {"summary": EXAMPLES[kind].when, "value": EXAMPLES[kind].example.problem(EXAMPLE_ID)}
-        for kind in kinds
-    }
+    examples = {kind.slug: {"$ref": f"#/components/examples/{kind.slug}"} for kind in kinds}
     return {
         "description": ". ".join(f"`{kind.slug}`: {kind.title}" for kind in kinds) + ".",
         "headers": dict(sorted(headers.items())),

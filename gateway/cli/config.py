@@ -55,8 +55,14 @@ def fine(config: Config) -> str:
 
 def schema(
     markdown: Annotated[bool, typer.Option("--markdown", help="Print docs/config.md instead.")] = False,
+    openapi: Annotated[bool, typer.Option("--openapi", help="Print the HTTP API's OpenAPI document instead.")] = False,
 ) -> None:
     """Print the config's JSON Schema, for editors."""
+    if openapi:
+        from gateway.api.build import openapi_document
+
+        print(openapi_document(), end="")
+        return
     from gateway.config.reference import config_reference
     from gateway.config.schema import editor_schema_text
 

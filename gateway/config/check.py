@@ -103,8 +103,13 @@ def _check_credits(config: Config) -> Iterator[Finding]:
 
 
 def _check_identity(config: Config) -> Iterator[Finding]:
-    if config.identity.jwt is not None:
-        yield from _url_finding(("identity", "jwt", "jwks_url"), config.identity.jwt.jwks_url, query_allowed=True)
+    if config.identity.jwt is None:
+        return
+    url = config.identity.jwt.jwks_url
+    # Over plain http somebody on the way could put in keys of their own, and be every user.
+    wrong = check_base_url(url, query_allowed=True) or check_page_url(url)
+    if wrong is not None:
+        yield Finding(("identity", "jwt", "jwks_url"), wrong)
 
 
 def _check_upstreams(config: Config) -> Iterator[Finding]:

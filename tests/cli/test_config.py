@@ -90,6 +90,7 @@ def test_check_help_and_schema_open_nothing_heavy(config_file):
 def test_the_schema_and_the_reference_are_printed(gateway):
     assert gateway("schema").out == editor_schema_text()
     assert gateway("schema", "--markdown").out.startswith("# config.yaml\n")
+    assert gateway("schema", "--openapi").document["openapi"] == "3.1.0"
 
 
 def test_the_price_list_is_aligned(gateway):
