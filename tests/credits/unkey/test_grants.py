@@ -7,7 +7,9 @@ import asyncio
 import json
 
 import pytest
+from sqlalchemy import event
 
+from gateway.credits.unkey import grants
 from gateway.credits.unkey.errors import UnkeyUnavailable
 from gateway.errors import Conflict, CreditsUnavailable
 from tests.credits.conftest import until
@@ -400,5 +402,32 @@ def test_a_grant_while_unkey_can_not_be_asked_is_refused_and_nothing_is_written(
             await grant(provider, key, 1000)
             assert effects(ledger, 1000) == 1
         ledger.audit({})
+
+    run(main())
+
+
+def test_whoever_looks_for_work_does_not_read_all_that_was_ever_granted(ledger, run):
+    """Every process does so several times a second, inside the one thread that speaks to the database."""
+
+    def explain(connection):
+        plans = []
+
+        def note(_connection, cursor, statement, parameters, *_):
+            rows = cursor.connection.execute(f"EXPLAIN QUERY PLAN {statement}", parameters)
+            plans.append([row[3] for row in rows if " grants" in row[3] or " older" in row[3]])
+
+        event.listen(connection, "before_cursor_execute", note)
+        grants.read_due(connection)
+        grants.count_orphans(connection)
+        grants.read_doubtful(connection, 1000)
+        grants.is_sending(connection, 1)
+        event.remove(connection, "before_cursor_execute", note)
+        return plans
+
+    async def main():
+        async with ledger.provider() as provider:
+            plans = await provider._database.read(explain)
+        assert [len(plan) for plan in plans] == [2, 1, 1, 1]
+        assert {line for plan in plans for line in plan if "grants_unsettled" not in line} == set()
 
     run(main())
