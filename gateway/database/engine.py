@@ -132,7 +132,11 @@ def _use_log(connection: sqlite3.Connection) -> None:
 
 
 def _sqlite_engine(path: Path) -> Engine:
-    engine = sqlalchemy.create_engine(f"sqlite:///{path}", connect_args={"check_same_thread": False})
+    engine = sqlalchemy.create_engine(
+        f"sqlite:///{path}",
+        connect_args={"check_same_thread": False},
+        hide_parameters=True,  # they would stand in the log: hashes of keys, ids of users
+    )
 
     @event.listens_for(engine, "connect")
     def _prepare(connection: sqlite3.Connection, _record: Any) -> None:

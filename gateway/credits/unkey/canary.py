@@ -14,6 +14,7 @@ from gateway.credits.provider import NO_POLICY
 from gateway.credits.unkey.breaker import Breaker
 from gateway.credits.unkey.client import UnkeyClient
 from gateway.credits.unkey.errors import UnkeyUnavailable
+from gateway.errors import GatewayError
 
 logger = logging.getLogger("gateway.credits")
 
@@ -23,8 +24,12 @@ CHECK_SECONDS = 300.0
 """Between two checks while it is up. Each is a verification of cost 0, which Unkey counts."""
 LOOK_SECONDS = 1.0
 """How long a caller whose key is not found waits for the canary's word."""
+BLIND_SECONDS = 5.0
+"""How long NOT_FOUND is not believed after it was said of a key that Unkey keeps."""
 NOBODY = b"gw_probe_there_is_no_such_key"
 """Asked about where no canary key is configured: the answer NOT_FOUND is as good as any."""
+USABLE = frozenset({"VALID", "RATE_LIMITED", "USAGE_EXCEEDED", "INSUFFICIENT_PERMISSIONS"})
+"""What Unkey says of a key that it finds. FORBIDDEN, of all keys, is a workspace that was switched off."""
 MIS_SCOPED = "unkey finds no key: see the root key's permissions"
 
 
@@ -49,6 +54,7 @@ class Canary:
         self._looks_begun = 0
         self._look_ended = 0
         self._was_found = False
+        self._blind_until = 0.0
         self._woken = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -67,11 +73,14 @@ class Canary:
         self._woken.set()
         self._report()
 
-    async def is_alive(self) -> bool:
-        """Whether Unkey finds the canary key, by a look that begins after this call: what it said before may no longer
-        be true. Those who wait share one. False where it does not answer; True where there is no canary key."""
+    async def is_alive(self, unkey_id: str | None = None) -> bool:
+        """Whether Unkey's NOT_FOUND can be believed: it finds the canary key, by a look that begins after this call,
+        for what it said before may no longer be true. Those who wait share one. False where it does not answer.
+
+        Without a canary key only what Unkey tells of the key itself can help: `unkey_id` is a key of our books.
+        """
         if self._key is None:
-            return True
+            return unkey_id is None or not await self._is_there(unkey_id)
         wanted = self._looks_begun + 1
         try:
             async with asyncio.timeout(LOOK_SECONDS), self._looking:
@@ -80,6 +89,21 @@ class Canary:
         except TimeoutError:
             return False
         return self._was_found
+
+    async def _is_there(self, unkey_id: str) -> bool:
+        """Whether Unkey keeps a key that it has just said not to find. True too where it does not answer."""
+        clock = asyncio.get_running_loop().time
+        if clock() < self._blind_until:
+            return True
+        try:
+            async with asyncio.timeout(LOOK_SECONDS):
+                found = await self._client.get_key(unkey_id) is not None
+        except (GatewayError, TimeoutError):
+            return True
+        if found:
+            self._blind_until = clock() + BLIND_SECONDS
+            logger.error("Unkey does not find a key that it keeps: see the root key's permissions")
+        return found
 
     async def _watch(self) -> None:
         while True:
@@ -104,7 +128,7 @@ class Canary:
             self._was_found = False
         else:
             self.breaker.succeeded()
-            self._was_found = self._key is None or verdict.code != "NOT_FOUND"
+            self._was_found = self._key is None or verdict.code in USABLE
             if not self._was_found and self._found is not False:
                 logger.error("the canary key is not found: see the root key's permissions")
             elif self._was_found and self._found is False:

@@ -17,12 +17,12 @@ from sqlalchemy import Row
 from gateway.credits import ledger
 from gateway.credits.checks import check_credits, check_grant, check_permissions, check_user_id
 from gateway.credits.provider import ApiKey, Balance, Drift, Entry
-from gateway.credits.secrets import hash_secret
+from gateway.credits.secrets import START_LENGTH, hash_secret
 from gateway.credits.unkey import books, grants, sales
 from gateway.credits.unkey.client import RemoteKey, UnkeyClient
 from gateway.credits.unkey.outbox import Outbox
 from gateway.database.engine import Database
-from gateway.errors import Conflict, CreditsUnavailable, Invalid
+from gateway.errors import Conflict, CreditsUnavailable, GatewayError, Invalid
 
 logger = logging.getLogger("gateway.credits")
 
@@ -30,6 +30,10 @@ GRANT_SECONDS = 10.0
 """How long a grant waits to be at Unkey before it is left to the outbox."""
 QUIET_SECONDS = 3.0
 """How long a rotation waits for calls that are asking Unkey with the old secret."""
+STILL_SECONDS = 5.0
+"""So long Unkey's count must stand still to be believed where it is more than our books say."""
+LAG_SECONDS = 15.0
+LAG_LOOK_SECONDS = 0.25
 QUIET_LOOKS = 60
 DRIFT_SECONDS = 1.0
 """Between two looks at a key that seems to drift."""
@@ -96,9 +100,20 @@ class UnkeyKeys:
             lambda db: books.insert_key(db, secret, unkey_id, user_id, credits, name, expires_at)
         )
         self._on_new(hash_secret(secret.encode("utf-8")))
-        key = await self.get(unkey_id)
-        if key is None:
-            raise CreditsUnavailable(cause=f"Unkey made the key {unkey_id} and does not find it")
+        # Not read back: Unkey's replica may not have it yet, and the secret is told only once.
+        key = ApiKey(
+            key_id=unkey_id,
+            user_id=user_id,
+            name=name,
+            start=secret[:START_LENGTH],
+            available=credits,
+            held=0,
+            enabled=True,
+            created_at=ledger.now_ms(),
+            expires_at=expires_at,
+            revoked_at=None,
+            permissions=tuple(permissions),
+        )
         return secret, key
 
     async def get(self, key_id: str) -> ApiKey | None:
@@ -181,6 +196,7 @@ class UnkeyKeys:
             return None
         await self._database.transaction(lambda db: books.retire(db, row.id, row.unkey_id))
         await self._quiet(row.id)
+        before = await self._settled_count(row.unkey_id)
         rerolled = await self._client.reroll_key(row.unkey_id)
         if rerolled is None:
             return None
@@ -189,10 +205,11 @@ class UnkeyKeys:
         self._on_new(hash_secret(secret.encode("utf-8")))
         try:
             await self._client.delete_key(row.unkey_id)
-        except CreditsUnavailable as error:
+        except GatewayError as error:
             logger.warning("the old key %s stays at Unkey, expired and retired: %s", row.unkey_id, error.cause)
-        key = await self.get(key_id)
-        return None if key is None else (secret, key)
+        # Not read back, as in `create`: what Unkey had of the old key, the new one has.
+        now = await self._database.read(lambda db: books.find_row(db, key_id))
+        return None if now is None else (secret, _join(now, before, 0))
 
     async def _quiet(self, number: int) -> None:
         """Wait until what the old secret took is in the pool, and no grant is under way: the new key is made with what
@@ -206,6 +223,32 @@ class UnkeyKeys:
         if is_sending:
             raise CreditsUnavailable(cause="a grant is on its way to the key that is to be rotated")
         logger.warning("rotating a key while calls of its old secret are asking Unkey")
+
+    async def _settled_count(self, unkey_id: str) -> RemoteKey | None:
+        """The key as Unkey has it, once its last calls have reached the stored count: a reroll copies that, and would
+        give back what is not in it yet. More than our books say, but standing still, is no lag (a refill, say).
+
+        Raises CreditsUnavailable where the count goes on moving: try again later.
+        """
+        clock = asyncio.get_running_loop().time
+        started = since = clock()
+        last: int | None = None
+        while True:
+            remote = await self._client.get_key(unkey_id)
+            if remote is None or remote.credits is None:
+                return remote
+            drifts = await self._database.read(partial(sales.find_drift, page=[remote]))
+            if not any(drift.kept > drift.ledger for drift in drifts):
+                return remote
+            now = clock()
+            if remote.credits != last:
+                last, since = remote.credits, now
+            if now - since >= STILL_SECONDS:
+                logger.warning("rotating a key of which Unkey has more than our books")
+                return remote
+            if now - started >= LAG_SECONDS:
+                raise CreditsUnavailable(cause="Unkey has not written down yet what the key's last calls took")
+            await asyncio.sleep(LAG_LOOK_SECONDS)
 
     async def _remote(self, key_id: str) -> RemoteKey | None:
         row = await self._database.read(lambda db: books.find_row(db, key_id))

@@ -165,7 +165,7 @@ class Spending:
             raise
         self._breaker.succeeded()
         if verdict.code != "VALID":
-            raise await self._refuse(hold, verdict)
+            raise await self._refuse(hold, verdict, account)
         if account is None or (verdict.user_id and verdict.user_id != account.user_id):
             account = await self._adopt(hold, verdict)
         return self._grant(hold, verdict, account)
@@ -212,7 +212,7 @@ class Spending:
 
     # Unkey's other answers
 
-    async def _refuse(self, hold: UnkeyHold, verdict: Verdict) -> GatewayError:
+    async def _refuse(self, hold: UnkeyHold, verdict: Verdict, account: Account | None) -> GatewayError:
         """Why the call is refused. Nothing was taken."""
         self._drop(hold, State.REFUSED)
         if not hold.key and verdict.code in REFUSES_THE_CALL:
@@ -225,7 +225,7 @@ class Spending:
             return RateLimited(limit=limit, remaining=remaining, reset_seconds=reset_seconds)
         if verdict.code == "INSUFFICIENT_PERMISSIONS":
             return Forbidden()
-        if verdict.code == "NOT_FOUND" and not await self._canary.is_alive():
+        if verdict.code == "NOT_FOUND" and not await self._canary.is_alive(account.unkey_id if account else None):
             # Every key looks unknown to a root key that may not verify: the fault is ours, not the caller's.
             return CreditsUnavailable(cause="Unkey says NOT_FOUND to the canary key: see the root key's permissions")
         self._accounts.pop(hold.key_hash, None)

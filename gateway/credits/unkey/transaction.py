@@ -31,6 +31,7 @@ from gateway.credits.batch import (
     mark_lost,
     sql_append,
 )
+from gateway.credits.provider import Hold
 from gateway.credits.statements import by_count, marks
 from gateway.credits.unkey.holds import State, UnkeyHold, UnkeyTake
 from gateway.errors import GatewayError, InvalidKey, KeyDisabled
@@ -43,10 +44,18 @@ class UnkeyTransaction(Transaction):
     """Commits UnkeyTakes and the ends of UnkeyHolds."""
 
     def _load_keys(self, takes: Sequence[Take], ends: Sequence[End]) -> dict[int, Row]:
+        self._find_keys_of([end.hold for end in ends if end.is_orphan])
         wanted = {end.hold.key for end in ends}
         wanted.update(take.number for take in takes)  # type: ignore[attr-defined]
         wanted.discard(0)
         return self._load("id", wanted) if wanted else {}
+
+    def _find_keys_of(self, orphans: Sequence[Hold]) -> None:
+        """A process that was only asleep may have found out whose hold it is after recovery had looked."""
+        if orphans:
+            by_id = {hold.id: hold for hold in orphans}
+            for hold_id, key in self._execute(_sql_keys_of(len(by_id)), list(by_id)):
+                by_id[hold_id].key = key
 
     # Taking
 
@@ -195,6 +204,11 @@ def _sql_take(count: int) -> str:
 @by_count
 def _sql_find(count: int) -> str:
     return f"SELECT id, drawn, asked FROM unkey_holds WHERE id IN ({marks(count)})"
+
+
+@by_count
+def _sql_keys_of(count: int) -> str:
+    return f"SELECT id, key FROM unkey_holds WHERE id IN ({marks(count)})"
 
 
 @by_count
