@@ -18,6 +18,7 @@ from gateway.cli.doctor import doctor
 from gateway.cli.failure import FAILED, exit_code_of
 from gateway.cli.options import AsJson, new_group
 from gateway.cli.output import print_json
+from gateway.cli.reconcile import reconcile
 from gateway.cli.serve import serve
 from gateway.cli.wiring import Wiring
 
@@ -29,6 +30,7 @@ app.command()(doctor)
 app.add_typer(keys.group, name="keys")
 app.add_typer(credits_group.group, name="credits")
 app.add_typer(orders.group, name="orders")
+app.command()(reconcile)
 
 
 @app.command()

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 from gateway.cli.failure import CommandFailed
 
 if TYPE_CHECKING:
+    from gateway.billing.desk import OrderDesk
+    from gateway.billing.service import Billing
     from gateway.config.tree import Config
     from gateway.credits.provider import CreditsProvider
     from gateway.doctor.diagnosis import Diagnosis
@@ -35,6 +37,30 @@ async def _open_provider(config: Config) -> AsyncIterator[CreditsProvider]:
     try:
         async with open_provider(config) as provider:
             yield provider
+    except DatabaseError as error:
+        raise CommandFailed(f"the database can't be opened: {error}") from error
+
+
+@asynccontextmanager
+async def _open_billing(config: Config) -> AsyncIterator[Billing]:
+    from gateway.app import open_billing
+    from gateway.database.engine import DatabaseError
+
+    try:
+        async with open_billing(config) as billing:
+            yield billing
+    except DatabaseError as error:
+        raise CommandFailed(f"the database can't be opened: {error}") from error
+
+
+@asynccontextmanager
+async def _open_desk(config: Config) -> AsyncIterator[tuple[CreditsProvider, OrderDesk]]:
+    from gateway.app import open_desk
+    from gateway.database.engine import DatabaseError
+
+    try:
+        async with open_desk(config) as desk:
+            yield desk
     except DatabaseError as error:
         raise CommandFailed(f"the database can't be opened: {error}") from error
 
@@ -79,5 +105,7 @@ class Wiring:
 
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
     open_provider: Callable[[Config], AbstractAsyncContextManager[CreditsProvider]] = _open_provider
+    open_billing: Callable[[Config], AbstractAsyncContextManager[Billing]] = _open_billing
+    open_desk: Callable[[Config], AbstractAsyncContextManager[tuple[CreditsProvider, OrderDesk]]] = _open_desk
     serve: Callable[[Config, OnReady], int] = _serve
     examine: Callable[[Config, OnProgress], list[Diagnosis]] = _examine

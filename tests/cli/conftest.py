@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from gateway.billing.inbox import StripeEvent
+from gateway.billing.orders import Order, State
 from gateway.cli.main import run
 from gateway.cli.wiring import Wiring
 from gateway.credits.provider import ApiKey, Balance, Entry, Movement
@@ -31,6 +33,40 @@ routes:
 """
 
 
+class MemoryDesk:
+    """Orders and events in dicts."""
+
+    def __init__(self) -> None:
+        self.orders: dict[str, Order] = {}
+        self.events: dict[str, StripeEvent] = {}
+
+    async def list_orders(self, *, is_all, limit):
+        return [order for order in self.orders.values() if is_all or order.needs_person][:limit]
+
+    async def list_dead(self, *, limit):
+        return [event for event in self.events.values() if event.state == "dead"][:limit]
+
+    async def find_order(self, order_id):
+        return self.orders.get(order_id)
+
+    async def find_event(self, event_id):
+        return self.events.get(event_id)
+
+    async def resolve_order(self, order_id, word):
+        order = self.orders.get(order_id)
+        if order is None:
+            return None
+        if word not in {"fulfil", "reject"}:
+            raise Conflict("It does not apply.")
+        state = State.fulfilled if word == "fulfil" else State.failed
+        self.orders[order_id] = replace(order, state=state, needs_person=False)
+        return self.orders[order_id]
+
+    async def resolve_event(self, event_id, word):
+        self.events[event_id] = replace(self.events[event_id], state={"retry": "new", "ignore": "ignored"}[word])
+        return self.events[event_id]
+
+
 class MemoryProvider:
     """Keys and entries in dicts. `failure` is raised by every call when it is set."""
 
@@ -40,6 +76,7 @@ class MemoryProvider:
         self.failure: Exception | None = None
         self.opened = 0
         self.movements: dict[str, Movement] = {}
+        self.desk = MemoryDesk()
 
     @asynccontextmanager
     async def open(self, config):
@@ -101,6 +138,11 @@ class MemoryProvider:
         self.movements[id] = replace(movement, state=resolution)
         return self.movements[id]
 
+    @asynccontextmanager
+    async def open_desk(self, config):
+        async with self.open(config):
+            yield self, self.desk
+
     async def rotate(self, key_id):
         return ("gw_rotated", self.keys[key_id]) if key_id in self.keys else None
 
@@ -135,7 +177,7 @@ def gateway(provider, config_file, capsys, monkeypatch):
 
     def call(*arguments: str, **wiring) -> Outcome:
         capsys.readouterr()
-        code = run(arguments, Wiring(environ={}, open_provider=provider.open, **wiring))
+        code = run(arguments, Wiring(environ={}, open_provider=provider.open, open_desk=provider.open_desk, **wiring))
         out, err = capsys.readouterr()
         return Outcome(code, out, err)
 

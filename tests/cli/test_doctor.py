@@ -114,7 +114,8 @@ def test_no_secret_is_printed_whatever_is_wrong_with_it(tmp_path):
         "admin_root_key": "adminSECRETwithout a shape",
         "canary_key": "gw_canarySECRETcanary",
     }
-    stripe = {"secret_key": "sk_SECRETkey", "webhook_secret": "SECRETwebhook", "publishable_key": "SECRETpub"}
+    stripe = {"secret_key": "sk_test_SECRETkey", "webhook_secret": "SECRETwebhook"}
+    stripe["publishable_key"] = "pk_test_SECRETpub"
     billing = {"success_url": "https://a.test/", "cancel_url": "https://a.test/", "stripe": stripe}
     with stand_in("gateway.sandbox.unkey") as address:
         config = {"credits": unkey(address, **secrets), "billing": billing}

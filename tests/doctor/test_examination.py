@@ -72,6 +72,6 @@ def test_a_config_is_examined_as_far_as_it_goes():
     assert [one.name for one in examinations_of(config)] == ["database", "credits", "upstream a", "upstream b"]
     billing = b"""
 credits: {provider: unkey, unkey: {api_id: api_1, root_key: unkey_1}}
-billing: {success_url: 'https://a.test', cancel_url: 'https://a.test', stripe: {secret_key: s, webhook_secret: w}}
+billing: {success_url: 'https://a', cancel_url: 'https://a', stripe: {secret_key: sk_test_s, webhook_secret: w}}
 """
     assert [one.name for one in examinations_of(parse_config(billing, {}))] == ["database", "unkey", "stripe"]
