@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,9 +13,9 @@ from gateway.cli.output import shown_credits
 from gateway.cli.serve import Host, Port, with_server
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
-    from gateway.config.tree import Config, RouteSection
+    from gateway.config.tree import Config
     from gateway.credits.provider import ApiKey
     from gateway.server.sockets import Addresses
 
@@ -45,23 +46,32 @@ def dev(
     port: Port = None,
     provider: AProvider = None,
 ) -> None:
-    """Serve with a stand-in persona service behind, and print a funded key and a call to paste.
+    """Serve with a stand-in persona service behind, and print a funded key and calls to paste.
 
-    Uses the config and its database as they are; each start makes a new key for the user `demo`. With --provider unkey
-    a stand-in for Unkey runs beside it, and the database is a temporary one.
+    Uses the config and its database as they are; each start makes a new key for the user `demo`. Unless the config
+    names Stripe, credits are bought at a stand-in for it. With --provider unkey a stand-in for Unkey runs beside it
+    too, and the database is a temporary one.
     """
     from gateway.cli.keeper import keeper
     from gateway.cli.persona import persona_service
+    from gateway.cli.shop import send_webhooks, shop
 
     loaded = with_server(load(context, config), host=host, port=port)
     amount = loaded.credits.signup_credits
-    with keeper(loaded, provider) as (kept, unkey), persona_service(kept) as (serving, personas):
+    with (
+        keeper(loaded, provider) as (kept, unkey),
+        persona_service(kept) as (behind, personas),
+        shop(behind) as (serving, stripe),
+    ):
         secret, key = with_provider(
-            context, kept, lambda provider: provider.create(USER, credits=amount, name="gateway dev")
+            context, serving, lambda provider: provider.create(USER, credits=amount, name="gateway dev")
         )
 
         def tell(addresses: Addresses) -> None:
-            _print_start(addresses, {"personas": personas, "unkey": unkey}, serving, secret, key)
+            if stripe is not None:
+                send_webhooks(serving, stripe, addresses.server)
+            stand_ins = {"personas": personas, "unkey": unkey, "stripe": stripe}
+            _print_start(addresses, stand_ins, serving, secret, key)
 
         code = wiring_of(context).serve(serving, tell)
     raise typer.Exit(code)
@@ -79,22 +89,26 @@ def _print_start(
             print(f"{name:8}  {address} (stand-in)")
     print(f"key       {key.key_id} of user {key.user_id}, {shown_credits(key.available)} credits\n")
     print(f"API_KEY={secret}\n")
-    route = _shown_route(config)
-    if route is not None:
-        print(_curl(addresses.server, route, secret) + "\n")
+    for line in _curls(addresses.server, config, secret):
+        print(line + "\n")
     print("Ctrl-C stops everything.", flush=True)
 
 
-def _shown_route(config: Config) -> RouteSection | None:
-    """The first route with a price that can be called as it stands."""
-    priced = (route for route in config.routes if route.cost and "{" not in route.path)
-    return next(priced, None)
+def _curls(server: str, config: Config, secret: str) -> Iterator[str]:
+    """Calls to paste: one that costs credits, and one that buys some."""
+    route = next((route for route in config.routes if route.cost and "{" not in route.path), None)
+    if route is not None:
+        body = '{"seed": 7}' if route.methods[0] in ("POST", "PUT", "PATCH") else None
+        yield _curl(["-i", "-X", route.methods[0], server + route.path], secret, body)
+    if config.billing.stripe is not None and config.billing.packs:
+        asked = json.dumps({"pack": config.billing.packs[0].id, "quantity": 1})
+        yield _curl(["-X", "POST", server + "/checkout"], secret, asked)
 
 
-def _curl(server: str, route: RouteSection, secret: str) -> str:
+def _curl(start: Sequence[str], secret: str, body: str | None) -> str:
     import shlex
 
-    parts = ["curl", "-i", "-X", route.methods[0], server + route.path, "-H", f"Authorization: Bearer {secret}"]
-    if route.methods[0] in ("POST", "PUT", "PATCH"):
-        parts += ["-H", "Content-Type: application/json", "-d", '{"seed": 7}']
+    parts = ["curl", *start, "-H", f"Authorization: Bearer {secret}"]
+    if body is not None:
+        parts += ["-H", "Content-Type: application/json", "-d", body]
     return shlex.join(parts)

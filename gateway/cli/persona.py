@@ -7,12 +7,10 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from gateway.cli.stand_in import LOOPBACK, stand_in
+from gateway.cli.stand_in import local_port, stand_in
 
 if TYPE_CHECKING:
     from gateway.config.tree import Config
-
-_LOCAL_HOSTS = (LOOPBACK, "localhost")
 
 
 @contextmanager
@@ -23,19 +21,12 @@ def persona_service(config: Config) -> Iterator[tuple[Config, str | None]]:
     address; None (and the config as it was) where the first upstream is not on this machine.
     """
     upstream = next(iter(config.upstreams), None)
-    wanted = _local_port(config.upstreams[upstream].targets[0]) if upstream is not None else None
+    wanted = local_port(config.upstreams[upstream].targets[0]) if upstream is not None else None
     if upstream is None or wanted is None:
         yield config, None
         return
     with stand_in("gateway.sandbox.persona", port=wanted) as address:
         yield _moved(config, upstream, address), address
-
-
-def _local_port(target: str) -> int | None:
-    parts = urlsplit(target)
-    if parts.scheme != "http" or parts.hostname not in _LOCAL_HOSTS:
-        return None
-    return parts.port or 80
 
 
 def _moved(config: Config, upstream: str, address: str) -> Config:

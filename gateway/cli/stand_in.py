@@ -10,10 +10,12 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from urllib.parse import urlsplit
 
 from gateway.cli.failure import CommandFailed
 
 LOOPBACK = "127.0.0.1"
+_LOCAL_HOSTS = (LOOPBACK, "localhost")
 _STOP_SECONDS = 5
 _SET_PARENT_DEATH_SIGNAL = 1
 """PR_SET_PDEATHSIG of prctl(2)."""
@@ -27,6 +29,14 @@ def stand_in(module: str, *arguments: str, port: int = 0) -> Iterator[str]:
         yield _read_address(process, module)
     finally:
         _stop(process)
+
+
+def local_port(address: str) -> int | None:
+    """The port of an http address on this machine; None where it is elsewhere."""
+    parts = urlsplit(address)
+    if parts.scheme != "http" or parts.hostname not in _LOCAL_HOSTS:
+        return None
+    return parts.port or 80
 
 
 def _is_free(port: int) -> bool:

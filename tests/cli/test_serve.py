@@ -189,7 +189,7 @@ def test_dev_with_unkey_sells_until_the_credits_are_gone_and_leaves_nothing_behi
         verified = [call for call in httpx.get(f"{unkey}/_sandbox/requests").json() if call["call"] == "keys.verifyKey"]
         assert len(verified) >= 3, "the calls were verified there"
         children = psutil.Process(gateway.process.pid).children(recursive=True)
-        assert len(children) == 2, "both stand-ins are processes of their own"
+        assert len(children) == 3, "all stand-ins are processes of their own"
         assert gateway.stop(signal.SIGINT) == 0
         assert psutil.wait_procs(children, timeout=5)[1] == []
     assert list(scratch.iterdir()) == [], "the temporary database is gone"
@@ -216,7 +216,7 @@ def test_the_stand_ins_end_with_a_gateway_that_is_killed(config_file, options):
     with running("dev", *options, cwd=config_file.parent) as gateway:
         gateway.line(r"\n(API_KEY)=")
         children = psutil.Process(gateway.process.pid).children(recursive=True)
-        assert len(children) == 1 + len(options) // 2
+        assert len(children) == 2 + len(options) // 2
         gateway.stop(signal.SIGKILL)
         assert psutil.wait_procs(children, timeout=10)[1] == []
 

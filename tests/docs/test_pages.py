@@ -16,6 +16,8 @@ import pytest
 from gateway.cli.dev import _print_start
 from gateway.cli.failure import MISUSED
 from gateway.cli.main import run
+from gateway.cli.shop import PORT, _sold_at
+from gateway.cli.stand_in import LOOPBACK
 from gateway.cli.wiring import Wiring
 from gateway.config.load import load_config
 from gateway.credits.provider import ApiKey
@@ -148,8 +150,10 @@ def test_the_readme_shows_what_gateway_dev_prints():
     config = load_config(ROOT / "config.yaml", {})
     host, admin = config.server.host, config.admin
     addresses = Addresses(f"http://{host}:{config.server.port}", f"http://{admin.host}:{admin.port}")
+    stripe = f"http://{LOOPBACK}:{PORT}"
+    config = _sold_at(config, stripe)
     with contextlib.redirect_stdout(io.StringIO()) as output:
-        stand_ins = {"personas": config.upstreams["personas"].targets[0], "unkey": None}
+        stand_ins = {"personas": config.upstreams["personas"].targets[0], "unkey": None, "stripe": stripe}
         _print_start(addresses, stand_ins, config, secret, key)
     assert output.getvalue() in blocks(ROOT / "README.md", "text")
 
@@ -158,5 +162,7 @@ def test_the_readme_shows_what_gateway_dev_prints():
 def test_the_problem_shown_is_one_that_is_sent(page):
     text = (ROOT / page).read_text()
     shown = json.loads(re.search(r'^\{"type".*?\}$', text, re.MULTILINE | re.DOTALL)[0])
-    problem = OutOfCredits(available=shown["available"], held=shown["held"], cost=shown["cost"])
+    problem = OutOfCredits(
+        available=shown["available"], held=shown["held"], cost=shown["cost"], checkout=shown["checkout"]
+    )
     assert shown == problem.problem(shown["instance"])
