@@ -124,7 +124,7 @@ class Credits:
 
     async def adjust(self, request: Request[NewAdjustment, None]) -> Transaction:
         body = request.body
-        check_grant(body.amount, body.kind)
+        check_grant(body.amount, body.kind, body.reference)
         if body.reference.startswith(RESERVED_PREFIXES):
             raise Invalid("Choose another reference.", errors={"reference": "begins with a word of the gateway's own"})
         entry = await self._provider.grant(body.key_id, body.amount, body.kind, body.reason, body.reference)

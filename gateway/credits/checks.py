@@ -15,6 +15,9 @@ TAKING_KINDS = frozenset({"adjustment", "clawback"})
 USER_ID = re.compile(r"[!-~]{1,128}")
 """It becomes a header's value on every call, and two spellings that look alike would be two users."""
 
+OWN_REFERENCES = ("failed:", "short:", "first-seen:", "create:")
+"""How the ledger begins the references of what it writes by itself. Taken before, they would keep it from doing so."""
+
 PERMISSIONS_MAX = 1_000
 """What Unkey takes for a key."""
 
@@ -24,12 +27,14 @@ def check_credits(field: str, credits: int, least: int = 0) -> None:
         raise Invalid("Not a number of credits.", errors={field: f"a whole number from {least} to {CREDITS_MAX}"})
 
 
-def check_grant(amount: int, kind: str) -> None:
+def check_grant(amount: int, kind: str, reference: str) -> None:
     if kind not in GRANT_KINDS:
         raise Invalid("No such kind.", errors={"kind": f"one of {', '.join(sorted(GRANT_KINDS))}"})
     if amount == 0:
         raise Invalid("Nothing would change.", errors={"amount": "must not be 0"})
     check_credits("amount", amount, -CREDITS_MAX if kind in TAKING_KINDS else 1)
+    if reference.startswith(OWN_REFERENCES):
+        raise Invalid("Choose another reference.", errors={"reference": "begins with a word of the ledger's own"})
 
 
 def check_user_id(user_id: str) -> None:

@@ -120,7 +120,7 @@ class LocalProvider:
         return await self._database.read(lambda connection: ledger.find_balance(connection, key_id))
 
     async def grant(self, key_id: str, amount: int, kind: str, reason: str, reference: str) -> Entry:
-        check_grant(amount, kind)
+        check_grant(amount, kind, reference)
         return await self._database.transaction(
             lambda connection: ledger.grant(connection, key_id, amount, kind, reason, reference)
         )
@@ -187,7 +187,7 @@ class LocalProvider:
     def grant_in(
         self, connection: Connection, key_id: str, amount: int, kind: str, reason: str, reference: str
     ) -> Entry:
-        check_grant(amount, kind)
+        check_grant(amount, kind, reference)
         return sales.grant(connection, key_id, amount, kind, reason, reference)
 
     def claw_in(self, connection: Connection, key_id: str, amount: int, reason: str, reference: str) -> int:

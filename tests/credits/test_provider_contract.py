@@ -207,6 +207,25 @@ def test_rotating_keeps_key_id_balance_and_history_and_stops_the_old_secret_at_o
     run(main())
 
 
+@pytest.mark.parametrize("prefix", ["failed:", "short:", "first-seen:", "create:"])
+def test_a_reference_of_the_ledgers_own_is_refused_to_others(ledger, run, prefix):
+    """It would keep the ledger from writing what it must."""
+
+    async def main():
+        async with ledger.provider() as provider:
+            _, key = await provider.create("u", credits=10)
+            with pytest.raises(Invalid) as refused:
+                await provider.grant(key.key_id, 5, "promo", "test", f"{prefix}x")
+            assert set(refused.value.members["errors"]) == {"reference"}
+            with pytest.raises(Invalid):
+                await provider._database.transaction(
+                    lambda db: provider.grant_in(db, key.key_id, 5, "purchase", "test", f"{prefix}x")
+                )
+            assert (await provider.balance(key.key_id)).available == 10
+
+    run(main())
+
+
 def test_a_grant_is_applied_once_per_reference(ledger, run):
     async def main():
         async with ledger.provider() as one, ledger.provider() as two:

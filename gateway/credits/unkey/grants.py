@@ -210,6 +210,12 @@ def fail(connection: Connection, grant: Grant, cause: str) -> None:
     )
 
 
+def set_aside(connection: Connection, grant: Grant, due_at: int) -> None:
+    """What became of it can't be written down: a person must look. It is not sent again by itself."""
+    if _find_still(connection, grant) is not None:
+        _set(connection, grant.id, state="in_doubt", due_at=due_at, cause="what became of it can't be written down")
+
+
 def count_orphans(connection: Connection) -> int:
     """How many grants a dead process was sending."""
     return int(connection.execute(select(func.count()).select_from(grants).where(_orphaned())).scalar_one())
@@ -260,7 +266,7 @@ def list_grants(connection: Connection, *, unsettled: bool, before: int | None =
 
 def _read_taken(connection: Connection, row: Row[Any], remaining: int | None) -> int:
     """What a clawback took at Unkey. Where nothing remains, calls may have taken some of it first."""
-    asked = -_grant(row).asked(row.remaining_before or 0)
+    asked = -row.amount if row.remaining_before is None else -_grant(row).asked(row.remaining_before)
     if remaining != 0:
         return asked
     return int(max(0, min(asked, (row.remaining_before or 0) - _read_debited(connection, row))))

@@ -57,7 +57,7 @@ class UnkeyKeys:
 
     async def grant(self, key_id: str, amount: int, kind: str, reason: str, reference: str) -> Entry:
         """See CreditsProvider.grant. Returns when Unkey has it, or after a while with the grant still on its way."""
-        check_grant(amount, kind)
+        check_grant(amount, kind, reference)
         done = await self._database.read(lambda db: grants.find_done(db, key_id, amount, kind, reference))
         if done is not None:
             entry, sent = done

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Literal
 
+import sqlalchemy.exc
 from sqlalchemy import Connection
 
 from gateway.credits.ledger import now_ms
@@ -21,7 +22,7 @@ from gateway.credits.unkey.client import UnkeyClient
 from gateway.credits.unkey.errors import UnkeyRefused, UnkeyUnavailable
 from gateway.credits.unkey.grants import Evidence, Grant
 from gateway.database.engine import Database
-from gateway.errors import GatewayError
+from gateway.errors import CreditsUnavailable, GatewayError
 
 logger = logging.getLogger("gateway.credits")
 
@@ -56,7 +57,7 @@ class Outbox:
         self._resolve_ms = int(resolve_seconds * 1000)
         self._kicked = asyncio.Event()
         self._changed = asyncio.Event()
-        self._unrecorded: deque[Callable[[Connection], None]] = deque()
+        self._unrecorded: deque[tuple[Grant, Callable[[Connection], None]]] = deque()
         self._looks: dict[int, int] = {}
         self._is_closing = False
         self._task: asyncio.Task[None] | None = None
@@ -137,7 +138,7 @@ class Outbox:
             return
         asked = grant.asked(remaining)
         if not asked:
-            await self._record(lambda db: grants.lack(db, grant))
+            await self._record(grant, lambda db: grants.lack(db, grant))
             return
         owner = self._owner()
         sent = await self._database.transaction(lambda db: grants.claim(db, grant, owner, remaining, self._resolve_ms))
@@ -154,7 +155,7 @@ class Outbox:
             else:
                 await self._postpone(sent, error.cause)
         else:
-            await self._record(lambda db: grants.apply(db, sent, after))
+            await self._record(sent, lambda db: grants.apply(db, sent, after))
 
     async def _read_remaining(self, grant: Grant) -> int | None:
         """What the key has at Unkey; None if the grant can't be sent now."""
@@ -171,28 +172,48 @@ class Outbox:
     async def _postpone(self, grant: Grant, cause: str) -> None:
         delay_seconds = min(RETRY_SECONDS_MAX, 2.0 ** min(grant.attempts, 10))
         due_at = now_ms() + int(delay_seconds * 1000)
-        await self._record(lambda db: grants.postpone(db, grant, due_at, cause))
+        await self._record(grant, lambda db: grants.postpone(db, grant, due_at, cause))
 
     async def _doubt(self, grant: Grant, cause: str) -> None:
         logger.error("grant %d (%s) is in doubt: %s", grant.id, grant.reference, cause)
         due_at = now_ms() + self._resolve_ms
-        await self._record(lambda db: grants.doubt(db, grant, due_at, cause))
+        await self._record(grant, lambda db: grants.doubt(db, grant, due_at, cause))
 
     async def _fail(self, grant: Grant, cause: str) -> None:
         logger.error("grant %d (%s) failed for good: %s", grant.id, grant.reference, cause)
-        await self._record(lambda db: grants.fail(db, grant, cause))
+        await self._record(grant, lambda db: grants.fail(db, grant, cause))
 
-    async def _record(self, work: Callable[[Connection], None]) -> None:
+    async def _record(self, grant: Grant, work: Callable[[Connection], None]) -> None:
         """Write down what became of a grant. If the database does not take it, it is written when it does: a grant must
         not stay `sending` while its process lives."""
-        self._unrecorded.append(work)
+        self._unrecorded.append((grant, work))
         await self._write_down()
 
     async def _write_down(self) -> None:
         while self._unrecorded:
-            await self._database.transaction(self._unrecorded[0])
+            grant, work = self._unrecorded[0]
+            try:
+                await self._database.transaction(work)
+            except Exception as error:
+                if _is_away(error):
+                    raise
+                await self._set_aside(grant, error)
             self._unrecorded.popleft()
             self._changed.set()
+
+    async def _set_aside(self, grant: Grant, error: Exception) -> None:
+        """What the database will never take must not keep every other grant waiting."""
+        logger.error(
+            "grant %d needs a person (gateway orders resolve): what became of it can't be written down",
+            grant.id,
+            exc_info=error,
+        )
+        try:
+            await self._database.transaction(lambda db: grants.set_aside(db, grant, FAR_AWAY_MS))
+        except Exception as another:
+            if _is_away(another):
+                raise
+            logger.exception("grant %d can't be set aside", grant.id)
 
     async def _look(self, evidence: Evidence) -> None:
         """Ask the books whether a grant in doubt took effect."""
@@ -210,10 +231,10 @@ class Outbox:
         tolerance = abs(asked) // 4
         if evidence.uncertain <= tolerance and abs(moved - asked) <= tolerance:
             remaining = key.credits
-            await self._record(lambda db: grants.apply(db, grant, remaining))
+            await self._record(grant, lambda db: grants.apply(db, grant, remaining))
             logger.warning("grant %d had taken effect", grant.id)
         elif evidence.uncertain <= tolerance and abs(moved) <= tolerance:
-            await self._record(lambda db: grants.postpone(db, grant, now_ms(), "had not taken effect"))
+            await self._record(grant, lambda db: grants.postpone(db, grant, now_ms(), "had not taken effect"))
             logger.warning("grant %d had not taken effect; it is sent again", grant.id)
         else:
             await self._look_later(grant, asked, moved)
@@ -225,4 +246,10 @@ class Outbox:
         if looks >= LOOKS_MAX:
             due_at = FAR_AWAY_MS
             logger.error("grant %d needs a person (gateway orders resolve): %s", grant.id, cause)
-        await self._record(lambda db: grants.doubt(db, grant, due_at, cause))
+        await self._record(grant, lambda db: grants.doubt(db, grant, due_at, cause))
+
+
+def _is_away(error: Exception) -> bool:
+    """Whether the database takes nothing just now. If not, it was this work that it does not take."""
+    refused = sqlalchemy.exc.IntegrityError, sqlalchemy.exc.DataError, sqlalchemy.exc.ProgrammingError
+    return isinstance(error, CreditsUnavailable) and not isinstance(error.__cause__, refused)

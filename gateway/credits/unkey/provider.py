@@ -177,7 +177,7 @@ class UnkeyProvider:
     def grant_in(
         self, connection: Connection, key_id: str, amount: int, kind: str, reason: str, reference: str
     ) -> Entry:
-        check_grant(amount, kind)
+        check_grant(amount, kind, reference)
         return sales.grant(connection, key_id, amount, kind, reason, reference)
 
     def claw_in(self, connection: Connection, key_id: str, amount: int, reason: str, reference: str) -> int:

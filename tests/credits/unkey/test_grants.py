@@ -431,3 +431,34 @@ def test_whoever_looks_for_work_does_not_read_all_that_was_ever_granted(ledger, 
         assert {line for plan in plans for line in plan if "grants_unsettled" not in line} == set()
 
     run(main())
+
+
+def test_what_can_not_be_written_down_of_one_grant_does_not_stop_the_others(ledger, run):
+    async def main():
+        async with ledger.provider(**QUICK) as provider:
+            _, key = await provider.create("u", credits=20)
+            _, other = await provider.create("v", credits=20)
+            await grant(provider, key, 1, "plain")
+            await _rename(provider, "plain", "failed:x")
+            ledger.fail("error", "updateCredits", status=412, times=1)
+            sending = asyncio.create_task(grant(provider, key, 1000, "x"))
+            await until(lambda: states(ledger) == ["applied", "in_doubt"])
+            await sending
+            await grant(provider, other, 2000, "order:2")
+            assert states(ledger) == ["applied", "in_doubt", "applied"]
+            await _rename(provider, "failed:x", "plain")
+            (movement,) = await provider.list_movements(unsettled=True)
+            assert (movement.reference, movement.state) == ("x", "in-doubt")
+            await provider.resolve_movement(movement.id, "not-applied")
+            provider.kick()
+            await until(lambda: states(ledger) == ["applied"] * 3)
+            assert effects(ledger, 1000) == 1
+        ledger.audit({})
+
+    run(main())
+
+
+async def _rename(provider, reference, another):
+    await provider._database.transaction(
+        lambda db: db.exec_driver_sql("UPDATE entries SET reference = ? WHERE reference = ?", (another, reference))
+    )
