@@ -29,6 +29,7 @@ UNSETTLED = ("pending", "sending", "in_doubt")
 IS_UNSETTLED = "state IN ('pending', 'sending', 'in_doubt')"
 """In the words of the index `grants_unsettled`: SQLite uses it for nothing that comes as a parameter, and whoever looks
 for work several times a second must not read all that was ever granted."""
+ROTATING = "waits for the key's rotation: if that failed, rotate it again or revoke it"
 OLDEST_FIRST = text("+grants.id")
 """Without the + SQLite reads the whole table in its order, and sorts nothing."""
 HISTORY_LOOK = 8
@@ -335,7 +336,8 @@ def _has_older() -> Any:
 
 
 def _is_retired() -> Any:
-    return exists().where(retired_keys.c.unkey_id == keys.c.unkey_id)
+    """Whether the key is being rotated. Of one that is revoked nothing is to go on."""
+    return exists().where(retired_keys.c.unkey_id == keys.c.unkey_id, keys.c.revoked_at.is_(None))
 
 
 def _still(grant: Grant) -> Any:
@@ -346,8 +348,7 @@ def _find_still(connection: Connection, grant: Grant) -> Row[Any] | None:
     """The grant as it is, where what is known of it may still be written down. What became of a sending may be, as
     long as nobody has sent it again; what else was found out only if the state is what it was."""
     states = UNSETTLED if grant.state == "sending" else (grant.state,)
-    query = _select().add_columns(_is_retired().label("is_retired")).where(_still(grant), grants.c.state.in_(states))
-    return connection.execute(query).first()
+    return connection.execute(_select().where(_still(grant), grants.c.state.in_(states))).first()
 
 
 def _set(connection: Connection, grant_id: int, **values: Any) -> None:
@@ -370,6 +371,7 @@ def _select() -> Select[Any]:
             entries.c.kind,
             entries.c.reason,
             entries.c.reference,
+            _is_retired().label("is_retired"),
         )
         .join(keys, keys.c.id == grants.c.key)
         .join(entries, entries.c.id == grants.c.entry)
@@ -391,7 +393,7 @@ def _grant(row: Row[Any]) -> Grant:
         sent_at=row.sent_at,
         remaining_before=row.remaining_before,
         remaining_after=row.remaining_after,
-        cause=row.cause,
+        cause=ROTATING if row.is_retired and row.state == "pending" else row.cause,
         created_at=row.created_at,
         updated_at=row.updated_at,
     )

@@ -462,3 +462,31 @@ async def _rename(provider, reference, another):
     await provider._database.transaction(
         lambda db: db.exec_driver_sql("UPDATE entries SET reference = ? WHERE reference = ?", (another, reference))
     )
+
+
+@pytest.mark.parametrize("ends", ["revoked", "rotated"])
+def test_a_grant_that_waits_for_a_failed_rotation_says_so_and_does_not_wait_for_ever(ledger, run, ends):
+    async def main():
+        async with ledger.provider(**QUICK) as provider:
+            _, key = await provider.create("u", credits=20)
+            ledger.fail("error", "rerollKey", times=1)
+            with pytest.raises(CreditsUnavailable):
+                await provider.rotate(key.key_id)
+            await provider._database.transaction(
+                lambda db: provider.grant_in(db, key.key_id, 1000, "purchase", "pack", "order:1")
+            )
+            provider.kick()
+            (movement,) = await provider.list_movements(unsettled=True)
+            assert (movement.state, "rotation" in movement.cause) == ("pending", True)
+            if ends == "revoked":
+                await provider.revoke(key.key_id)
+                provider.kick()
+                await until(lambda: states(ledger) == ["failed"])
+                assert ledger.rows("SELECT sum(amount) FROM entries") == [(20,)]
+            else:
+                await provider.rotate(key.key_id)
+                provider.kick()
+                await until(lambda: states(ledger) == ["applied"])
+                assert effects(ledger, 1000) == 1
+
+    run(main())
