@@ -19,10 +19,10 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, Select, and_, exists, func, insert, or_, select, text, update
 
-from gateway.credits.ledger import append_entry, find_grant, history, now_ms
+from gateway.credits.ledger import append_entry, find_grant, now_ms
 from gateway.credits.provider import CREDITS_MAX, Entry
-from gateway.credits.unkey import books
-from gateway.database.tables import doubts, entries, grants, instances, keys, retired_keys, unkey_holds
+from gateway.credits.unkey import books, evidence
+from gateway.database.tables import entries, grants, instances, keys, retired_keys
 from gateway.errors import Conflict, Invalid
 
 UNSETTLED = ("pending", "sending", "in_doubt")
@@ -32,8 +32,6 @@ for work several times a second must not read all that was ever granted."""
 ROTATING = "waits for the key's rotation: if that failed, rotate it again or revoke it"
 OLDEST_FIRST = text("+grants.id")
 """Without the + SQLite reads the whole table in its order, and sorts nothing."""
-HISTORY_LOOK = 8
-"""A key's newest entries that are looked at to see whether it has made calls lately."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,14 +132,14 @@ def is_sending(connection: Connection, number: int) -> bool:
 # process may have looked at it, sent it or been told by a person meanwhile. `attempts` tells one sending from the next.
 
 
-def claim(connection: Connection, grant: Grant, owner: int, remaining: int, lag_ms: int) -> Grant | None:
+def claim(connection: Connection, grant: Grant, owner: int, remaining: int) -> Grant | None:
     """Begin to send, with what Unkey had before: the grant then. None if somebody else was quicker, or the key has
-    another name at Unkey since. Unkey's count may lag behind by `lag_ms`."""
+    another name at Unkey since."""
     pending = _still(grant), grants.c.state == "pending", ~_has_older(), keys.c.unkey_id == grant.unkey_id
-    row = connection.execute(_select().add_columns(keys.c.balance, keys.c.last_entry).where(*pending, ~_is_retired()))
-    key = row.first()
-    if key is None:
+    row = connection.execute(_select().where(*pending, ~_is_retired())).first()
+    if row is None:
         return None
+    key = connection.execute(select(keys).where(keys.c.id == row.key)).one()
     _set(
         connection,
         grant.id,
@@ -152,7 +150,7 @@ def claim(connection: Connection, grant: Grant, owner: int, remaining: int, lag_
         remaining_before=remaining,
         pool_before=key.balance,
         last_entry_before=key.last_entry,
-        uncertain_before=_read_moving(connection, key.key, key.key_id, lag_ms),
+        uncertain_before=evidence.read_moving(connection, key),
         cause=None,
     )
     return find(connection, grant.id)
@@ -235,6 +233,12 @@ def read_doubtful(connection: Connection, lag_ms: int, limit: int = 16) -> list[
     return [_evidence(connection, row, lag_ms) for row in rows]
 
 
+def read_evidence(connection: Connection, grant: Grant, lag_ms: int) -> Evidence | None:
+    """The evidence of one grant as it is now; None if the grant is not as it was."""
+    row = _find_still(connection, grant)
+    return None if row is None else _evidence(connection, row, lag_ms)
+
+
 def resolve(connection: Connection, grant_id: int, resolution: str) -> Grant | None:
     """A person's word on a grant in doubt: `applied`, or `not-applied` (it is sent again). None if there is no such
     grant. Raises Conflict where it is not in doubt."""
@@ -270,7 +274,7 @@ def _read_taken(connection: Connection, row: Row[Any], remaining: int | None) ->
     asked = -row.amount if row.remaining_before is None else -_grant(row).asked(row.remaining_before)
     if remaining != 0:
         return asked
-    return int(max(0, min(asked, (row.remaining_before or 0) - _read_debited(connection, row))))
+    return int(max(0, min(asked, (row.remaining_before or 0) - evidence.read_debited(connection, row))))
 
 
 def _give_back(connection: Connection, row: Row[Any], amount: int) -> None:
@@ -287,39 +291,8 @@ def _give_back(connection: Connection, row: Row[Any], amount: int) -> None:
 
 
 def _evidence(connection: Connection, row: Row[Any], lag_ms: int) -> Evidence:
-    doubtful = connection.execute(
-        select(func.coalesce(func.sum(doubts.c.amount), 0)).where(
-            doubts.c.key == row.key, doubts.c.created_at >= row.sent_at, doubts.c.resolution.is_(None)
-        )
-    ).scalar_one()
-    moving = _read_moving(connection, row.key, row.key_id, lag_ms)
-    uncertain = doubtful + moving + (row.uncertain_before or 0)
-    return Evidence(_grant(row), _read_debited(connection, row), uncertain)
-
-
-def _read_moving(connection: Connection, number: int, key_id: str, lag_ms: int) -> int:
-    """Credits of which Unkey's count may not show yet that they were taken: those of open holds; and if a call has
-    ended so lately that Unkey may still be writing down what it took, nobody knows how many."""
-    lately = now_ms() - lag_ms
-    newest = history(connection, key_id, None, HISTORY_LOOK)
-    if any(entry.kind == "spend" and entry.created_at >= lately for entry in newest):
-        return CREDITS_MAX
-    held = select(func.coalesce(func.sum(unkey_holds.c.cost), 0)).where(unkey_holds.c.key == number)
-    return int(connection.execute(held).scalar_one())
-
-
-def _read_debited(connection: Connection, row: Row[Any]) -> int:
-    """Debits at Unkey since the grant was sent: growth of the pool + what left it, for all of them go through it. Spent
-    credits leave it, and so does the part of a clawback that Unkey is not asked for."""
-    key = connection.execute(select(keys).where(keys.c.id == row.key)).one()
-    since = entries.c.key == row.key, entries.c.id > (row.last_entry_before or 0)
-    left = connection.execute(
-        select(func.coalesce(-func.sum(entries.c.amount - func.coalesce(grants.c.amount, 0)), 0))
-        .select_from(entries)
-        .join(grants, grants.c.entry == entries.c.id, isouter=True)
-        .where(*since, entries.c.kind.in_(("spend", "clawback")))
-    ).scalar_one()
-    return int(key.balance - row.pool_before + left)
+    debited, uncertain = evidence.read_debited(connection, row), evidence.read_uncertain(connection, row, lag_ms)
+    return Evidence(_grant(row), debited, uncertain)
 
 
 def _orphaned() -> Any:

@@ -141,7 +141,7 @@ class Outbox:
             await self._record(grant, lambda db: grants.lack(db, grant))
             return
         owner = self._owner()
-        sent = await self._database.transaction(lambda db: grants.claim(db, grant, owner, remaining, self._resolve_ms))
+        sent = await self._database.transaction(lambda db: grants.claim(db, grant, owner, remaining))
         if sent is None:
             return
         operation: Literal["increment", "decrement"] = "increment" if asked > 0 else "decrement"
@@ -226,14 +226,19 @@ class Outbox:
         if key is None or key.credits is None:
             await self._fail(grant, "the key is gone or unlimited at Unkey")
             return
-        moved = key.credits - grant.remaining_before + evidence.debited
+        now = await self._database.read(lambda db: grants.read_evidence(db, grant, self._resolve_ms))
+        if now is None:
+            return  # somebody has found out meanwhile
+        # Unkey was asked between two readings of our books: what changed from one to the other may be in its answer.
+        uncertain = max(evidence.uncertain, now.uncertain) + abs(now.debited - evidence.debited)
+        moved = key.credits - grant.remaining_before + now.debited
         asked = grant.asked(grant.remaining_before)
         tolerance = abs(asked) // 4
-        if evidence.uncertain <= tolerance and abs(moved - asked) <= tolerance:
+        if uncertain <= tolerance and abs(moved - asked) <= tolerance:
             remaining = key.credits
             await self._record(grant, lambda db: grants.apply(db, grant, remaining))
             logger.warning("grant %d had taken effect", grant.id)
-        elif evidence.uncertain <= tolerance and abs(moved) <= tolerance:
+        elif uncertain <= tolerance and abs(moved) <= tolerance:
             await self._record(grant, lambda db: grants.postpone(db, grant, now_ms(), "had not taken effect"))
             logger.warning("grant %d had not taken effect; it is sent again", grant.id)
         else:
