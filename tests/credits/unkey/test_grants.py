@@ -490,3 +490,51 @@ def test_a_grant_that_waits_for_a_failed_rotation_says_so_and_does_not_wait_for_
                 assert effects(ledger, 1000) == 1
 
     run(main())
+
+
+def test_what_happens_while_unkey_is_asked_about_a_doubt_does_not_pass_for_evidence(ledger, run):
+    """A call as large as the grant is taken and ends between the two looks: the count goes down by it, as if the grant
+    had not taken effect."""
+
+    async def main():
+        async with ledger.provider(**QUICK) as provider:
+            secret, key = await provider.create("u", credits=2000)
+            real = provider._client.get_key
+
+            async def get_key(unkey_id):
+                if states(ledger) == ["in_doubt"] and len(ledger.verifies()) == 0:
+                    await provider.settle(await provider.hold(secret.encode(), 1000, "/x", "r1"), 1000)
+                return await real(unkey_id)
+
+            provider._client.get_key = get_key
+            ledger.fail("silent", "updateCredits", takes_effect=True, times=1)
+            await grant(provider, key, 1000)
+            await asyncio.sleep(2)
+            await _resolve(provider, ledger, applied=True)
+            assert effects(ledger, 1000) == 1
+        ledger.audit({})
+
+    run(main())
+
+
+def test_a_doubt_that_a_person_decides_while_unkey_is_asked_stays_decided(ledger, run):
+    async def main():
+        async with ledger.provider(**QUICK) as provider:
+            _, key = await provider.create("u", credits=2000)
+            real = provider._client.get_key
+
+            async def get_key(unkey_id):
+                answer = await real(unkey_id)
+                for movement in await provider.list_movements(unsettled=True):
+                    if movement.state == "in-doubt":
+                        await provider.resolve_movement(movement.id, "applied")
+                return answer
+
+            provider._client.get_key = get_key
+            ledger.fail("error", "updateCredits", takes_effect=False, times=1)
+            await grant(provider, key, 1000)
+            await until(lambda: states(ledger) == ["applied"])
+            await asyncio.sleep(1)
+            assert (states(ledger), effects(ledger, 1000)) == (["applied"], 0)
+
+    run(main())
