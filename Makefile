@@ -19,11 +19,11 @@ run: install ## A gateway, a demo upstream, a funded key, and a curl line to pas
 test: install ## Every test, with counts that fit in minutes
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
-test-browser: install ## The pages, in a real browser
-	@echo "no pages yet"
+test-browser: install ## The pages, in a real browser (Debian: apt-get install chromium chromium-driver)
+	$(BIN)/python -m pytest tests/browser
 
 torture: install ## The same guarantees with full counts (an hour)
-	TORTURE=1 $(BIN)/python -m pytest -n 1 tests/e2e tests/credits tests/upstreams tests/proxy
+	TORTURE=1 $(BIN)/python -m pytest -n 1 tests/e2e tests/api tests/credits tests/upstreams tests/proxy
 
 check: install ## Lint, types, import directions, config
 	$(BIN)/ruff check .

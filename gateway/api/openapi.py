@@ -154,7 +154,7 @@ def _operation(operation: AnyOperation, schemas: _Schemas) -> Json:
         "security": _security(operation),
     }
     if isinstance(operation.body, int):
-        raw = {"schema": {"type": "object"}}
+        raw = {"schema": {"description": "Taken byte for byte: the signature is over it."}}
         described["requestBody"] = {"required": True, "content": {"application/json": raw}}
     elif operation.body is not None:
         schema = schemas.reference(operation.body, "validation")

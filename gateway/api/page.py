@@ -62,7 +62,7 @@ class _Content:
 
     def contents(self) -> Iterator[str]:
         for tag, operations in self._by_tag.items():
-            yield f"<h3>{escape(tag)}</h3><ul>"
+            yield f"<h2>{escape(tag)}</h2><ul>"
             for method, path, operation in operations:
                 name = escape(operation["operationId"])
                 yield f'<li><a href="#{name}">{_call(method, path)} {_text(operation["summary"])}</a></li>'
@@ -103,7 +103,8 @@ class _Content:
             for media in content.values():
                 yield from self._fields("", media["schema"])
         if problems:
-            yield f"<details><summary>Problems</summary><table>{''.join(problems)}</table></details>"
+            table = _table("", ("status", "problem"), problems)
+            yield f"<details><summary>Problems</summary>{table}</details>"
 
     def _fields(self, title: str, schema: Json) -> Iterator[str]:
         schema = self._resolve(schema)

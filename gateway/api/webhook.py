@@ -32,6 +32,8 @@ class Webhook:
         signatures = [value for name, value in request.headers if name == b"stripe-signature"]
         if len(signatures) != 1 or not signatures[0].isascii() or len(signatures[0]) > SIGNATURE_MAX_BYTES:
             raise BadRequest("One Stripe-Signature is needed.")
+        if not request.body:
+            raise BadRequest("An event is needed.")
         await self._billing.receive(request.body, signatures[0].decode("ascii"))
         return Received(received=True)
 

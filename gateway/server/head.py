@@ -159,7 +159,7 @@ def _read_older_version(version: bytes) -> bool:
 def _refuse_method(method: bytes) -> NoReturn:
     if not method or method.translate(None, TOKEN_BYTES):
         raise BadRequest("The method is not a token.")
-    if method in (b"CONNECT", b"TRACE"):
+    if method in (b"CONNECT", b"TRACE", b"QUERY"):
         raise MethodNotAllowed(tuple(METHODS.values()))
     raise NotImplementedHere("The method is not known here.")
 

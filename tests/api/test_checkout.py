@@ -154,7 +154,7 @@ def test_without_billing_nothing_is_sold_and_that_is_said(with_api):
     with_api(test, selling=False)
 
 
-@pytest.mark.parametrize("body", [b"{}", b"", b"\xff\0 not JSON", b'{ "a" :1 }\n', b"[]"])
+@pytest.mark.parametrize("body", [b"{}", b"\xff\0 not JSON", b'{ "a" :1 }\n', b"[]"])
 def test_an_event_is_handed_on_byte_for_byte(with_api, body):
     async def test(api):
         answer = await api.call("POST /stripe-webhook", headers=SIGNED, content=body)
@@ -180,6 +180,14 @@ def test_what_is_not_signed_is_400_and_not_taken(with_api, headers):
     async def test(api):
         answer = await api.call("POST /stripe-webhook", headers=headers, content=b"{}")
         assert (answer.status, answer.slug) == (400, "bad-request")
+        assert api.billing.received == []
+
+    with_api(test)
+
+
+def test_nothing_is_no_event(with_api):
+    async def test(api):
+        assert (await api.call("POST /stripe-webhook", headers=SIGNED, content=b"")).slug == "bad-request"
         assert api.billing.received == []
 
     with_api(test)

@@ -56,6 +56,7 @@ REFUSED = [
     (b"G(T / HTTP/1.1\r\nHost: a", 400),
     (b"CONNECT a:1 HTTP/1.1\r\nHost: a", 405),
     (b"TRACE / HTTP/1.1\r\nHost: a", 405),
+    (b"QUERY / HTTP/1.1\r\nHost: a", 405),
     # Host
     (b"GET / HTTP/1.1", 400),
     (GET + b"\r\nHost: a", 400),
