@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, select
+from sqlalchemy import Connection, Row, and_, func, or_, select
 
 from gateway.credits.ledger import now_ms
 from gateway.credits.provider import CREDITS_MAX
@@ -38,15 +38,20 @@ def read_debited(connection: Connection, row: Row[Any]) -> int:
 
 def read_uncertain(connection: Connection, row: Row[Any], lag_ms: int) -> int:
     """What Unkey may have taken besides, or have counted late: at most. It may lag behind by `lag_ms`."""
-    doubtful = connection.execute(
-        select(func.coalesce(func.sum(doubts.c.amount), 0)).where(
-            doubts.c.key == row.key, doubts.c.created_at >= row.sent_at, doubts.c.resolution.is_(None)
-        )
-    ).scalar_one()
     key = connection.execute(select(keys).where(keys.c.id == row.key)).one()
+    doubtful = _read_doubtful(connection, key, row.sent_at, lag_ms)
     before = _read_lately(connection, row.last_entry_before, row.pool_before, row.sent_at - lag_ms)
     now = _read_lately(connection, key.last_entry, key.balance, now_ms() - lag_ms) + read_moving(connection, key)
     return int(doubtful + before + (row.uncertain_before or 0) + now)
+
+
+def _read_doubtful(connection: Connection, key: Row[Any], sent_at: int, lag_ms: int) -> int:
+    """Calls of which nobody knew whether Unkey took them: since the grant was sent, or so shortly before that the count
+    need not have shown it; and older ones that were decided since, for their credits came into the pool only then."""
+    mine = or_(doubts.c.key == key.id, and_(doubts.c.key == 0, doubts.c.key_hash == key.key_hash))
+    when = or_(doubts.c.created_at >= sent_at - lag_ms, doubts.c.resolved_at >= sent_at)
+    query = select(func.coalesce(func.sum(doubts.c.amount), 0)).where(mine, when)
+    return int(connection.execute(query).scalar_one())
 
 
 def read_moving(connection: Connection, key: Row[Any]) -> int:

@@ -538,3 +538,24 @@ def test_a_doubt_that_a_person_decides_while_unkey_is_asked_stays_decided(ledger
             assert (states(ledger), effects(ledger, 1000)) == (["applied"], 0)
 
     run(main())
+
+
+def test_a_call_in_doubt_that_unkey_counts_late_does_not_hide_a_grant(tmp_path, run):
+    """It was in doubt before the grant was sent, and no entry tells of it."""
+    ledger = UnkeyLedger(tmp_path / "gateway.db", replay_lag_seconds=1.0)
+    ledger.section = {"verify_timeout_seconds": 0.3, "write_timeout_seconds": 0.3}
+
+    async def main():
+        async with ledger.provider(resolve_seconds=1.5) as provider:
+            secret, key = await provider.create("u", credits=2000)
+            ledger.fail("silent", takes_effect=True, times=1)
+            with pytest.raises(CreditsUnavailable):
+                await provider.hold(secret.encode(), 1000, "/x", "r1")
+            ledger.fail("silent", "updateCredits", takes_effect=True, times=1)
+            await grant(provider, key, 1000)
+            await asyncio.sleep(3)
+            assert states(ledger) == ["in_doubt"]
+            await _resolve(provider, ledger, applied=True)
+            assert effects(ledger, 1000) == 1
+
+    run(main())
