@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, func, or_, select
+from sqlalchemy import Connection, Row, and_, exists, func, or_, select
 
 from gateway.credits.ledger import now_ms
 from gateway.credits.provider import CREDITS_MAX
 from gateway.credits.unkey import books
-from gateway.database.tables import doubts, entries, grants, keys
+from gateway.database.tables import doubts, entries, grants, keys, unkey_holds
 
 LEAVES_POOL = ("spend", "clawback")
 """Entries of what was in the pool before."""
@@ -52,6 +52,14 @@ def _read_doubtful(connection: Connection, key: Row[Any], sent_at: int, lag_ms: 
     when = or_(doubts.c.created_at >= sent_at - lag_ms, doubts.c.resolved_at >= sent_at)
     query = select(func.coalesce(func.sum(doubts.c.amount), 0)).where(mine, when)
     return int(connection.execute(query).scalar_one())
+
+
+def has_open(connection: Connection, number: int, until_ms: int) -> bool:
+    """Whether a call of the key that began by then has asked Unkey for credits, and they are not in the pool yet."""
+    key = connection.execute(select(keys).where(keys.c.id == number)).one()
+    mine = or_(unkey_holds.c.key == number, and_(unkey_holds.c.key == 0, unkey_holds.c.key_hash == key.key_hash))
+    asking = unkey_holds.c.asked > 0, unkey_holds.c.created_at <= until_ms
+    return bool(connection.execute(select(exists().where(mine, *asking))).scalar_one())
 
 
 def read_moving(connection: Connection, key: Row[Any]) -> int:

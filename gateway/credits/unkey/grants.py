@@ -29,6 +29,7 @@ UNSETTLED = ("pending", "sending", "in_doubt")
 IS_UNSETTLED = "state IN ('pending', 'sending', 'in_doubt')"
 """In the words of the index `grants_unsettled`: SQLite uses it for nothing that comes as a parameter, and whoever looks
 for work several times a second must not read all that was ever granted."""
+TAKING = "took effect; calls that were under way may have been quicker"
 ROTATING = "waits for the key's rotation: if that failed, rotate it again or revoke it"
 OLDEST_FIRST = text("+grants.id")
 """Without the + SQLite reads the whole table in its order, and sorts nothing."""
@@ -56,9 +57,9 @@ class Grant:
     updated_at: int
 
     def asked(self, remaining: int) -> int:
-        """What to ask of Unkey when so many credits remain there: of a clawback not more than that, for Unkey's
-        decrement stops at 0 without a word."""
-        return max(self.amount, -remaining) if self.kind == "clawback" else self.amount
+        """What to ask of Unkey when so many credits remain there: to take not more than that, for its decrement stops
+        at 0 without a word."""
+        return max(self.amount, -remaining)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +86,10 @@ def accept(
     available = remaining + key.balance - key.held
     if available + amount > CREDITS_MAX:
         raise Invalid("Too many credits.", errors={"amount": f"a key may have {CREDITS_MAX} credits at most"})
-    if remaining + amount < 0:
-        raise Invalid("Not so many are there.", errors={"amount": f"only {remaining} credits can be taken at Unkey"})
+    there = remaining + _read_to_take(connection, key.id)
+    if amount < 0 and there + amount < 0:
+        wanted = f"only {max(0, there)} credits can be taken at Unkey"
+        raise Invalid("Not so many are there.", errors={"amount": wanted})
     entry = append_entry(
         connection,
         key,
@@ -151,23 +154,31 @@ def claim(connection: Connection, grant: Grant, owner: int, remaining: int) -> G
         pool_before=key.balance,
         last_entry_before=key.last_entry,
         uncertain_before=evidence.read_moving(connection, key),
+        remaining_after=None,
         cause=None,
     )
     return find(connection, grant.id)
 
 
 def apply(connection: Connection, grant: Grant, remaining: int | None) -> None:
-    """It took effect; Unkey says what remains there. What a clawback did not find goes back into the ledger."""
+    """It took effect; Unkey says what remains there. What it should have taken and did not find goes back into the
+    ledger: if nothing remains, once the calls have ended that may have been quicker."""
     row = _find_still(connection, grant)
     if row is None:
         return
+    if row.amount < 0 and remaining == 0:
+        answered_at = now_ms() if row.remaining_after is None else row.due_at
+        if evidence.has_open(connection, row.key, answered_at):
+            if row.remaining_after is None:
+                _set(connection, grant.id, state="in_doubt", due_at=answered_at, remaining_after=0, cause=TAKING)
+            return
     _set(connection, grant.id, state="applied", remaining_after=remaining, cause=None)
-    if row.kind == "clawback":
+    if row.amount < 0:
         _give_back(connection, row, -row.amount - _read_taken(connection, row, remaining))
 
 
 def lack(connection: Connection, grant: Grant) -> None:
-    """There was nothing at Unkey that a clawback could take."""
+    """There was nothing at Unkey that could be taken."""
     row = _find_still(connection, grant)
     if row is not None:
         _set(connection, grant.id, state="applied", remaining_before=0, remaining_after=0, cause=None)
@@ -212,7 +223,8 @@ def fail(connection: Connection, grant: Grant, cause: str) -> None:
 def set_aside(connection: Connection, grant: Grant, due_at: int) -> None:
     """What became of it can't be written down: a person must look. It is not sent again by itself."""
     if _find_still(connection, grant) is not None:
-        _set(connection, grant.id, state="in_doubt", due_at=due_at, cause="what became of it can't be written down")
+        cause = "what became of it can't be written down"
+        _set(connection, grant.id, state="in_doubt", due_at=due_at, remaining_after=None, cause=cause)
 
 
 def count_orphans(connection: Connection) -> int:
@@ -247,6 +259,8 @@ def resolve(connection: Connection, grant_id: int, resolution: str) -> Grant | N
         return None
     if row.state != "in_doubt":
         raise Conflict(f"It is not in doubt but {row.state}.")
+    if row.remaining_after is not None:
+        raise Conflict("It took effect. How much it took is known when the key's open calls have ended.")
     if resolution == "applied":
         apply(connection, _grant(row), None)
     else:
@@ -270,11 +284,17 @@ def list_grants(connection: Connection, *, unsettled: bool, before: int | None =
 
 
 def _read_taken(connection: Connection, row: Row[Any], remaining: int | None) -> int:
-    """What a clawback took at Unkey. Where nothing remains, calls may have taken some of it first."""
+    """What was taken at Unkey. Where nothing remains, calls may have taken some of it first."""
     asked = -row.amount if row.remaining_before is None else -_grant(row).asked(row.remaining_before)
     if remaining != 0:
         return asked
     return int(max(0, min(asked, (row.remaining_before or 0) - evidence.read_debited(connection, row))))
+
+
+def _read_to_take(connection: Connection, number: int) -> int:
+    """What is on its way to be taken from the key at Unkey: negative, or 0."""
+    mine = _is_unsettled(), grants.c.key == number, grants.c.amount < 0
+    return int(connection.execute(select(func.coalesce(func.sum(grants.c.amount), 0)).where(*mine)).scalar_one())
 
 
 def _give_back(connection: Connection, row: Row[Any], amount: int) -> None:
@@ -320,8 +340,13 @@ def _still(grant: Grant) -> Any:
 def _find_still(connection: Connection, grant: Grant) -> Row[Any] | None:
     """The grant as it is, where what is known of it may still be written down. What became of a sending may be, as
     long as nobody has sent it again; what else was found out only if the state is what it was."""
-    states = UNSETTLED if grant.state == "sending" else (grant.state,)
-    return connection.execute(_select().where(_still(grant), grants.c.state.in_(states))).first()
+    query = _select().where(_still(grant))
+    if grant.state == "sending":
+        query = query.where(grants.c.state.in_(UNSETTLED))
+    else:
+        same = grants.c.remaining_after.is_not_distinct_from(grant.remaining_after)
+        query = query.where(grants.c.state == grant.state, same)
+    return connection.execute(query).first()
 
 
 def _set(connection: Connection, grant_id: int, **values: Any) -> None:

@@ -218,6 +218,9 @@ class Outbox:
     async def _look(self, evidence: Evidence) -> None:
         """Ask the books whether a grant in doubt took effect."""
         grant = evidence.grant
+        if grant.remaining_after is not None:  # it took effect, and some calls are to be awaited
+            await self._record(grant, lambda db: grants.apply(db, grant, 0))
+            return
         assert grant.remaining_before is not None
         try:
             key = await self._client.get_key(grant.unkey_id)

@@ -4,6 +4,7 @@ or a person tell. Each grant here has an amount of its own, by which its effects
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 
 import pytest
@@ -11,7 +12,7 @@ from sqlalchemy import event
 
 from gateway.credits.unkey import grants
 from gateway.credits.unkey.errors import UnkeyUnavailable
-from gateway.errors import Conflict, CreditsUnavailable
+from gateway.errors import Conflict, CreditsUnavailable, Invalid
 from tests.credits.conftest import until
 from tests.credits.unkey.harness import UnkeyLedger
 
@@ -557,5 +558,101 @@ def test_a_call_in_doubt_that_unkey_counts_late_does_not_hide_a_grant(tmp_path, 
             assert states(ledger) == ["in_doubt"]
             await _resolve(provider, ledger, applied=True)
             assert effects(ledger, 1000) == 1
+
+    run(main())
+
+
+def test_two_adjustments_never_take_more_than_is_there_together(ledger, run):
+    ledger.section = {"write_timeout_seconds": 5}
+
+    async def main():
+        async with ledger.provider(**QUICK) as provider:
+            _, key = await provider.create("u", credits=100)
+            ledger.fail("slow", "updateCredits", seconds=0.5, times=1)
+            taking = [provider.grant(key.key_id, -80, "adjustment", "r", f"a:{n}") for n in (1, 2)]
+            outcomes = await asyncio.gather(*taking, return_exceptions=True)
+            assert sum(isinstance(outcome, Invalid) for outcome in outcomes) == 1
+            assert (states(ledger), ledger.remaining(key.key_id)) == (["applied"], 20)
+        ledger.audit({})
+
+    run(main())
+
+
+def test_what_an_adjustment_does_not_find_at_unkey_any_more_goes_back_into_the_ledger(ledger, run):
+    async def main():
+        async with ledger.provider(**QUICK) as provider:
+            secret, key = await provider.create("u", credits=100)
+            real = provider._client.get_key
+
+            async def get_key(unkey_id):
+                answer = await real(unkey_id)
+                if not ledger.verifies():  # the adjustment is accepted by this answer, and sent after the call
+                    await provider.settle(await provider.hold(secret.encode(), 70, "/x", "r1"), 70)
+                return answer
+
+            provider._client.get_key = get_key
+            await provider.grant(key.key_id, -80, "adjustment", "r", "a:1")
+            await until(lambda: states(ledger) == ["applied"])
+            assert ledger.rows("SELECT amount FROM entries WHERE reference = 'short:a:1'") == [(50,)]
+            assert ledger.remaining(key.key_id) == 0
+        ledger.audit({})
+
+    run(main())
+
+
+def test_what_a_clawback_took_is_told_only_when_calls_that_may_have_been_quicker_have_ended(ledger, run):
+    """A call is granted between the count that was read and the decrement, and is not written down as granted yet."""
+    ledger.section = {"write_timeout_seconds": 5}
+
+    async def main():
+        async with ledger.provider(**QUICK) as provider:
+            secret, key = await provider.create("u", credits=50)
+            real, holds = provider._client.update_credits, []
+
+            async def update_credits(*asked):
+                holds.append(await provider.hold(secret.encode(), 30, "/x", "r1"))
+                return await real(*asked)
+
+            provider._client.update_credits = update_credits
+            await provider._database.transaction(lambda db: provider.claw_in(db, key.key_id, 50, "refund", "claw:1"))
+            provider.kick()
+            await until(lambda: states(ledger) == ["in_doubt"])
+            (movement,) = await provider.list_movements(unsettled=True)
+            with pytest.raises(Conflict):
+                await provider.resolve_movement(movement.id, "not-applied")
+            await provider.settle(holds[0], 30)
+            await until(lambda: states(ledger) == ["applied"])
+            assert ledger.rows("SELECT amount FROM entries WHERE reference = 'short:claw:1'") == [(30,)]
+            assert len(ledger.server.books.updates) == 1
+        ledger.audit({})
+
+    run(main())
+
+
+def test_a_stale_look_at_a_clawback_never_calls_back_what_is_known_to_have_taken_effect(ledger, run):
+    """It would be sent again."""
+    ledger.section = {"write_timeout_seconds": 5}
+
+    async def main():
+        async with ledger.provider(**QUICK) as provider:
+            secret, key = await provider.create("u", credits=50)
+            real, holds = provider._client.update_credits, []
+
+            async def update_credits(*asked):
+                holds.append(await provider.hold(secret.encode(), 30, "/x", "r1"))
+                return await real(*asked)
+
+            provider._client.update_credits = update_credits
+            await provider._database.transaction(lambda db: provider.claw_in(db, key.key_id, 50, "refund", "claw:1"))
+            provider.kick()
+            await until(lambda: states(ledger) == ["in_doubt"])
+            known = await provider._database.read(lambda db: grants.find(db, 1))
+            stale = dataclasses.replace(known, remaining_after=None)
+            await provider._database.transaction(lambda db: grants.postpone(db, stale, 0, "had not taken effect"))
+            assert states(ledger) != ["pending"]
+            await provider.settle(holds[0], 30)
+            await until(lambda: states(ledger) == ["applied"])
+            assert len(ledger.server.books.updates) == 1
+        ledger.audit({})
 
     run(main())
