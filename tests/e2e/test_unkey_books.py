@@ -154,6 +154,8 @@ def _audit_calls(books: Books, upstream: Upstream, load: Load, doubtful: set[str
         paid, reason = books.ends[request_id]  # else: forwarded without a hold
         worth = (TOLD if seen.what == "told" else COST) if upstream.answered[request_id] else 0
         allowed = {worth}
+        if reason == "timeout":
+            allowed.add(0)  # a busy machine: the answer came after the gateway had given it up, and its caller got 504
         if int(seen.target.partition("?n=")[2]) in load.vanished:
             allowed |= {price} if reason else set()
         if deaths:

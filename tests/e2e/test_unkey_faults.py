@@ -162,8 +162,9 @@ class House:
         lost = dict.fromkeys(self.keys, 0)
         for one in self.unkey.verifies():
             body = json.loads(one.asked.raw_body)
-            if one.fault and one.carried_out and one.status == 200 and one.asked.request_id not in self.served_oddly:
-                lost[body["key"]] += body["credits"]["cost"] if body["key"] in lost else 0
+            took = one.fault and one.carried_out and one.status == 200
+            if took and body["key"] in lost and one.asked.request_id not in self.served_oddly:  # not the canary
+                lost[body["key"]] += body["credits"]["cost"]
         doubts = self.by_key("SELECT key, sum(amount) FROM doubts GROUP BY 1")
         spent = self.by_key("SELECT key, -sum(amount) FROM entries WHERE kind = 'spend' GROUP BY 1")
         pools = self.by_key("SELECT id, balance FROM keys")
