@@ -103,7 +103,8 @@ EXPLANATIONS = (
     ),
     Explanation(
         MethodNotAllowed(("GET",)),
-        "A route, or the gateway itself, has this path, but for other methods; or the method is `CONNECT`, `TRACE` or `QUERY`.",
+        "A route, or the gateway itself, has this path, but for other methods; or the method is `CONNECT`, `TRACE` or"
+        " `QUERY`.",
         "Use a method of `Allow`.",
     ),
     Explanation(

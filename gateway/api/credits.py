@@ -10,13 +10,13 @@ from pydantic import Field
 from gateway.api.operation import ADMIN, EVERYBODY, AnyOperation, Asked, Model, Operation, Request
 from gateway.api.ownership import KeyId, choose_key
 from gateway.api.pagination import Page, cut, entry_cursor, read_entry_cursor
-from gateway.credits.checks import check_grant
+from gateway.credits.checks import OWN_REFERENCES, check_grant
 from gateway.credits.provider import CREDITS_MAX, CreditsProvider, Entry
 from gateway.errors import Conflict, Invalid, NotFound
 
 RESERVED_PREFIXES = (
-    *("signup:", "create:", "order:", "purchase:", "claw:", "clawback:", "reinstate:", "refund:", "dispute:", "debt:"),
-    *("failed:", "first-seen:"),
+    *OWN_REFERENCES,
+    *("signup:", "first:", "order:", "purchase:", "claw:", "clawback:", "reinstate:", "refund:", "dispute:", "debt:"),
 )
 """References that the gateway gives itself. Taken before, they would keep it from granting what is due."""
 TEXT = r"^[^\x00-\x1f\x7f-\x9f]+$"

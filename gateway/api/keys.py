@@ -111,7 +111,7 @@ class Keys:
         else:
             amount = body.credits
             if amount and attempt is not None:
-                await self._provider.grant(key.key_id, amount, "promo", "first credits", f"create:{key.key_id}")
+                await self._provider.grant(key.key_id, amount, "promo", "first credits", f"first:{key.key_id}")
         return NewSecret(api_key=secret, key_id=key.key_id, user_id=user_id, credits=amount)
 
     async def _make(self, user_id: str, body: NewKey, attempt: Attempt | None) -> tuple[str, ApiKey]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import re
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -24,7 +23,7 @@ _SET_PARENT_DEATH_SIGNAL = 1
 @contextmanager
 def stand_in(module: str, *arguments: str, port: int = 0) -> Iterator[str]:
     """Run the module while the block runs; gives the address it listens on. A port that is taken is not insisted on."""
-    process = _start(module, ["--host", LOOPBACK, "--port", str(port if _is_free(port) else 0), *arguments])
+    process = _start(module, ["--host", LOOPBACK, "--port", str(port), "--or-any-port", *arguments])
     try:
         yield _read_address(process, module)
     finally:
@@ -37,16 +36,6 @@ def local_port(address: str) -> int | None:
     if parts.scheme != "http" or parts.hostname not in _LOCAL_HOSTS:
         return None
     return parts.port or 80
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((LOOPBACK, port))
-        except OSError:
-            return False
-    return True
 
 
 def _start(module: str, arguments: Sequence[str]) -> subprocess.Popen[str]:

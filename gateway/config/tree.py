@@ -296,7 +296,7 @@ class BillingSection(Section):
     receipts: Literal["stripe", "invoice"] = "stripe"
     """stripe: as its dashboard says. invoice: Stripe makes a paid invoice, a PDF, of every purchase, for a fee."""
     reconcile: ReconcileSection = Field(default_factory=ReconcileSection)
-    """Looking for what no webhook told: Stripe's checkouts, refunds and disputes are listed, and our orders set right."""
+    """Looking for what no webhook told: Stripe's checkouts, refunds and disputes are listed, our orders set right."""
 
 
 class NotificationsSection(Section):

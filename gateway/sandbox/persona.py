@@ -23,7 +23,7 @@ import uvloop
 
 from gateway.sandbox.calls import Calls
 from gateway.sandbox.people import NAMES, SEED_MAX, make_persona, read_persona_id
-from gateway.sandbox.process import serve_until_stopped
+from gateway.sandbox.process import add_address, listen, serve_until_stopped
 from gateway.sandbox.switches import HONEST, BadSwitch, Switches
 from gateway.sandbox.wire import Connection, Request, chunk, head, last_chunk, response
 
@@ -237,20 +237,18 @@ def _event(name: str, value: dict[str, Any]) -> bytes:
     return b"event: %b\ndata: %b\n\n" % (name.encode(), to_json(value))
 
 
-async def run(host: str, port: int) -> None:
+async def run(options: argparse.Namespace) -> None:
     """Serve until SIGTERM or SIGINT, having said where on standard output."""
-    server = await start_persona_server(host, port)
-    await serve_until_stopped(server, f"persona sandbox on http://{host}:{server.port}")
+    server = await listen(start_persona_server, options)
+    await serve_until_stopped(server, f"persona sandbox on http://{options.host}:{server.port}")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m gateway.sandbox.persona", description="A stand-in persona service."
     )
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
-    parser.add_argument("--port", type=int, default=9000, help="TCP port, 0 for a free one (default 9000)")
-    options = parser.parse_args(arguments)
-    uvloop.run(run(options.host, options.port))
+    add_address(parser, 9000)
+    uvloop.run(run(parser.parse_args(arguments)))
 
 
 if __name__ == "__main__":

@@ -137,6 +137,8 @@ def test_a_promo_only_gives_and_an_adjustment_takes_no_more_than_there_is(with_a
         ("reference", "signup:alice"),
         ("reference", "order:1"),
         ("reference", "create:key_1"),
+        ("reference", "first:key_1"),
+        ("reference", "short:x"),
         ("key_id", ""),
         ("key_id", "key_unknown"),
         ("key_id", "key\0"),

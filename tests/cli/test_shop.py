@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import socket
-from contextlib import contextmanager
+import subprocess
+import sys
+from contextlib import ExitStack, contextmanager
 
 import httpx
 import psutil
 import pytest
 
-from gateway.cli.shop import PACK, send_webhooks, shop
+from gateway.cli.shop import PACK, PORT, send_webhooks, shop
 from gateway.cli.stand_in import local_port
 from gateway.config.load import parse_config
 from gateway.sandbox.stripe.server import WEBHOOK_SECRET
@@ -106,3 +108,18 @@ def test_a_proxy_of_the_environment_is_not_asked_for_this_machine(monkeypatch):
 )
 def test_only_plain_http_on_this_machine_is_stood_in_for(address, port):
     assert local_port(address) == port
+
+
+def test_many_that_start_at_once_do_not_quarrel_over_the_port():
+    with ExitStack() as stack:
+        starts = [subprocess_of(stack) for _ in range(6)]
+        addresses = {start.stdout.readline().split()[-1] for start in starts}
+    assert len(addresses) == 6
+
+
+def subprocess_of(stack):
+    """A stand-in that wants the usual port."""
+    command = [sys.executable, "-m", "gateway.sandbox.stripe", "--port", str(PORT), "--or-any-port"]
+    process = stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
+    stack.callback(process.terminate)
+    return process

@@ -197,7 +197,7 @@ def _kill_again_and_again(
 async def _resolve(books: Books, section: dict[str, Any]) -> None:
     """Somebody goes on with what the dead left, until only a person can help."""
     async with open_granter(books.database, section, RESOLVE_SECONDS):
-        await until_async(lambda: not _open(books), 60)
+        await until_async(lambda: not _open(books) and not books.rows("SELECT 1 FROM unkey_holds"), 60)
 
 
 def _open(books: Books) -> list[tuple]:

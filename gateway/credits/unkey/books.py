@@ -115,6 +115,11 @@ def find_row(connection: Connection, key_id: str) -> Row[Any] | None:
     return connection.execute(select(keys).where(found)).first()
 
 
+def find_by_number(connection: Connection, number: int) -> Row[Any]:
+    """The key of that row, which is there for good."""
+    return connection.execute(select(keys).where(keys.c.id == number)).one()
+
+
 def find_row_by_hash(connection: Connection, key_hash: bytes) -> Row[Any] | None:
     """The key of this secret."""
     return connection.execute(select(keys).where(keys.c.key_hash == key_hash, keys.c.unkey_id.is_not(None))).first()

@@ -54,11 +54,11 @@ def _read_doubtful(connection: Connection, key: Row[Any], sent_at: int, lag_ms: 
     return int(connection.execute(query).scalar_one())
 
 
-def has_open(connection: Connection, number: int, until_ms: int) -> bool:
-    """Whether a call of the key that began by then has asked Unkey for credits, and they are not in the pool yet."""
+def has_open(connection: Connection, number: int, since_ms: int, until_ms: int) -> bool:
+    """Whether a call that began between these times has asked Unkey for credits that are not in the pool yet."""
     key = connection.execute(select(keys).where(keys.c.id == number)).one()
     mine = or_(unkey_holds.c.key == number, and_(unkey_holds.c.key == 0, unkey_holds.c.key_hash == key.key_hash))
-    asking = unkey_holds.c.asked > 0, unkey_holds.c.created_at <= until_ms
+    asking = unkey_holds.c.asked > 0, unkey_holds.c.created_at.between(since_ms, until_ms)
     return bool(connection.execute(select(exists().where(mine, *asking))).scalar_one())
 
 

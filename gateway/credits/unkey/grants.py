@@ -168,7 +168,7 @@ def apply(connection: Connection, grant: Grant, remaining: int | None) -> None:
         return
     if row.amount < 0 and remaining == 0:
         answered_at = now_ms() if row.remaining_after is None else row.due_at
-        if evidence.has_open(connection, row.key, answered_at):
+        if evidence.has_open(connection, row.key, row.sent_at, answered_at):
             if row.remaining_after is None:
                 _set(connection, grant.id, state="in_doubt", due_at=answered_at, remaining_after=0, cause=TAKING)
             return
@@ -288,7 +288,9 @@ def _read_taken(connection: Connection, row: Row[Any], remaining: int | None) ->
     asked = -row.amount if row.remaining_before is None else -_grant(row).asked(row.remaining_before)
     if remaining != 0:
         return asked
-    return int(max(0, min(asked, (row.remaining_before or 0) - evidence.read_debited(connection, row))))
+    # Of calls that were open when the count was read, it shows what was taken.
+    later = max(0, evidence.read_debited(connection, row) - (row.uncertain_before or 0))
+    return int(max(0, min(asked, (row.remaining_before or 0) - later)))
 
 
 def _read_to_take(connection: Connection, number: int) -> int:

@@ -121,8 +121,15 @@ class UnkeyKeys:
         remote = await self._client.get_key(row.unkey_id if row is not None else key_id)
         if row is None:
             return None if remote is None else _foreign(remote)
-        asked = await self._database.read(lambda db: books.read_asked(db, row.id))
-        return _join(row, remote, asked)
+        return await self._join_now(row, remote)
+
+    async def _join_now(self, row: Row[Any], remote: RemoteKey | None) -> ApiKey:
+        """The key and its open holds as they are at one moment; the row may be older than Unkey's answer."""
+        number = row.id
+        now, asked = await self._database.read(
+            lambda db: (books.find_by_number(db, number), books.read_asked(db, number))
+        )
+        return _join(now, remote, asked)
 
     async def identify(self, key_hash: bytes) -> ApiKey | None:
         """The key of this secret as our books and Unkey have it; None if it is in neither, or revoked."""
@@ -130,8 +137,7 @@ class UnkeyKeys:
         if row is None or row.revoked_at is not None:
             return None
         remote = await self._client.get_key(row.unkey_id)
-        asked = await self._database.read(lambda db: books.read_asked(db, row.id))
-        return None if remote is None else _join(row, remote, asked)
+        return None if remote is None else await self._join_now(row, remote)
 
     async def list(self, user_id: str | None = None, *, after: str = "", limit: int = 100) -> Sequence[ApiKey]:
         """Keys of this API at Unkey, in the order of their ids there, from behind the key `after`."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import uvloop
 
-from gateway.sandbox.process import serve_until_stopped
+from gateway.sandbox.process import add_address, listen, serve_until_stopped
 from gateway.sandbox.stripe.server import WEBHOOK_SECRET, StripeServer
 from gateway.sandbox.stripe.settings import Settings
 
@@ -23,7 +23,7 @@ async def run(options: argparse.Namespace) -> None:
     for code in options.promotion_code or []:
         name, _, percent = code.partition("=")
         server.acts.promotion_code(name, percent_off=float(percent or 100))
-    await server.start(options.host, options.port)
+    await listen(server.start, options)
     await serve_until_stopped(server, f"stripe sandbox on http://{options.host}:{server.port}")
 
 
@@ -33,9 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m gateway.sandbox.stripe", description="A stand-in for Stripe.")
+    add_address(parser, 9002)
     add = parser.add_argument
-    add("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
-    add("--port", type=int, default=9002, help="TCP port, 0 for a free one (default 9002)")
     add("--webhook-url", help="where events are sent (default nowhere)")
     add(
         "--webhook-secret",

@@ -7,16 +7,16 @@ from collections.abc import Sequence
 
 import uvloop
 
-from gateway.sandbox.process import serve_until_stopped
+from gateway.sandbox.process import add_address, listen, serve_until_stopped
 from gateway.sandbox.unkey.permissions import RootKey
 from gateway.sandbox.unkey.server import API_ID, ROOT_KEY, UnkeyServer
 from gateway.sandbox.unkey.settings import Settings
 
 
-async def run(server: UnkeyServer, host: str, port: int) -> None:
+async def run(server: UnkeyServer, options: argparse.Namespace) -> None:
     """Serve until SIGTERM or SIGINT, having said where on standard output."""
-    await server.start(host, port)
-    await serve_until_stopped(server, f"unkey sandbox on http://{host}:{server.port}")
+    await listen(server.start, options)
+    await serve_until_stopped(server, f"unkey sandbox on http://{options.host}:{server.port}")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -29,14 +29,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         settings=settings,
         seed=options.seed,
     )
-    uvloop.run(run(server, options.host, options.port))
+    uvloop.run(run(server, options))
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m gateway.sandbox.unkey", description="A stand-in for Unkey.")
+    add_address(parser, 9001)
     add = parser.add_argument
-    add("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
-    add("--port", type=int, default=9001, help="TCP port, 0 for a free one (default 9001)")
     add(
         "--root-key",
         action="append",

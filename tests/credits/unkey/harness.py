@@ -96,7 +96,10 @@ class UnkeyLedger:
                WHERE key = k.id), 0) FROM keys k"""
         ):
             drawn, asked = self.rows(
-                "SELECT coalesce(sum(drawn), 0), coalesce(sum(asked), 0) FROM unkey_holds WHERE key = ?", number
+                """SELECT coalesce(sum(drawn), 0), coalesce(sum(asked), 0) FROM unkey_holds WHERE key = ?1
+                   OR (key = 0 AND key_hash IN (SELECT key_hash FROM keys WHERE id = ?1
+                       UNION SELECT key_hash FROM retired_keys WHERE key = ?1))""",
+                number,
             )[0]
             assert held == drawn, f"{key_id}: held {held}, drawn by open holds {drawn}"
             assert balance >= held >= 0
