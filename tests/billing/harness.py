@@ -98,9 +98,11 @@ class Shop:
             await self.stripe.aclose()
 
     @contextlib.asynccontextmanager
-    async def gateway(self, *, runs: bool = False, **changed: Any) -> AsyncIterator[Gateway]:
-        """`runs`: it works by itself; else it does what it is told to."""
-        async with self.ledger.provider() as provider:
+    async def gateway(
+        self, *, runs: bool = False, keeper: dict[str, Any] | None = None, **changed: Any
+    ) -> AsyncIterator[Gateway]:
+        """`runs`: it works by itself; else it does what it is told to. `keeper` are settings of the provider."""
+        async with self.ledger.provider(**(keeper or {})) as provider:
             billing = Billing(provider._database, provider, self.settings(**changed))
             if runs:
                 await billing.open()
