@@ -182,6 +182,8 @@ class Gateway:
             control,
         )
         self._metrics.collect_gauges(lambda: _gauges(self._readiness, transports, loop))
+        if billing is not None:
+            self._metrics.collect_gauges(lambda: [(name, (), count) for name, count in billing.counts.items()])
         self._readiness.set("database", True)
 
     def _open_access_log(self, deadlines: Deadlines) -> AccessLog | None:

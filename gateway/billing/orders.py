@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Connection, Row, select, update
+from sqlalchemy import Connection, Row, func, select, update
 
 from gateway.billing.packs import Sale
 from gateway.credits.ledger import now_ms
@@ -219,6 +219,11 @@ def list_orders(connection: Connection, *, is_all: bool, limit: int) -> Sequence
     if not is_all:
         query = query.where(orders.c.needs_person == 1)
     return [_order(row) for row in connection.execute(query)]
+
+
+def count_for_a_person(connection: Connection) -> int:
+    query = select(func.count()).select_from(orders).where(orders.c.needs_person == 1)
+    return int(connection.execute(query).scalar_one())
 
 
 def decide(connection: Connection, order: Order, resolution: str | None, **values: Any) -> Order:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, delete, func, insert, select, update
 
 from gateway.billing.orders import Order
 from gateway.credits.ledger import now_ms
@@ -72,6 +72,11 @@ def claim(connection: Connection, until: int, limit: int) -> Sequence[Notificati
 def is_due(connection: Connection) -> bool:
     due = select(notifications.c.id).where(notifications.c.state == "new", notifications.c.due_at <= now_ms())
     return connection.execute(due.limit(1)).first() is not None
+
+
+def count_waiting(connection: Connection) -> int:
+    query = select(func.count()).select_from(notifications).where(notifications.c.state == "new")
+    return int(connection.execute(query).scalar_one())
 
 
 def finish(connection: Connection, id: str, *, state: str, due_at: int, cause: str | None) -> None:

@@ -13,12 +13,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from cachetools import TTLCache
+from sqlalchemy import Connection
 
-from gateway.billing import orders
+from gateway.billing import inbox, orders, outbox
 from gateway.billing.checkout import Checkout, Checkouts
 from gateway.billing.crediting import Crediting
 from gateway.billing.freezes import Freezes
@@ -44,6 +45,7 @@ LOOK_SECONDS = 3.0
 LOOK_WAIT_SECONDS = 2.0
 """How long such a poll waits for Stripe before it answers with what is known."""
 RECONCILE_LOOK_SECONDS = 30.0
+COUNT_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,8 @@ class Billing:
     """Of a webhook."""
 
     def __init__(self, database: Database, provider: CreditsProvider, settings: BillingSettings) -> None:
+        self.counts: Mapping[str, int] = {}
+        """By metric: what waits, and what a person should look at. Counted every few seconds once it is open."""
         owner, livemode = secrets.token_hex(8), settings.livemode
         self._database = database
         self._stripe = StripeApi(
@@ -99,11 +103,11 @@ class Billing:
             reuse_customers=settings.reuse_customers,
         )
         self._webhook = Webhook(database, settings.webhook_secrets, livemode=livemode)
-        outbox = Outbox(is_on=settings.tells_app)
-        crediting = Crediting(provider, outbox)
+        box = Outbox(is_on=settings.tells_app)
+        crediting = Crediting(provider, box)
         self._fulfilment = Fulfilment(database, crediting, stripe, livemode=livemode)
         freezes = Freezes(database, provider, owner)
-        refunds = Refunds(database, provider, stripe, self._fulfilment, freezes, outbox)
+        refunds = Refunds(database, provider, stripe, self._fulfilment, freezes, box)
         follow_up = FollowUp(database, provider, crediting, refunds, freezes)
         self._reconciler = Reconciler(
             database, provider, stripe, self._fulfilment, refunds, follow_up, owner, settings.schedule
@@ -113,15 +117,16 @@ class Billing:
         self._follow_up = Loop("what follows", follow_up.work, settings.poll_seconds)
         look_seconds = min(RECONCILE_LOOK_SECONDS, settings.schedule.every_seconds)
         self._reconciling = Loop("reconciliation", self._reconciler.work, look_seconds)
+        self._counting = Loop("counting", self._count, COUNT_SECONDS)
         self._looked: TTLCache[str, bool] = TTLCache(maxsize=10_000, ttl=LOOK_SECONDS)
         self._looks: set[asyncio.Task[Order | None]] = set()
 
     async def open(self) -> None:
-        for loop in (self._inbox, self._follow_up, self._reconciling):
+        for loop in (self._inbox, self._follow_up, self._reconciling, self._counting):
             loop.open()
 
     async def aclose(self) -> None:
-        for loop in (self._reconciling, self._follow_up, self._inbox):
+        for loop in (self._counting, self._reconciling, self._follow_up, self._inbox):
             await loop.aclose()
         if self._looks:
             await asyncio.wait(self._looks)
@@ -168,9 +173,22 @@ class Billing:
     async def _find(self, order_id: str) -> Order | None:
         return await self._database.read(lambda db: orders.find(db, order_id))
 
+    async def _count(self) -> None:
+        self.counts = await self._database.read(_read_counts)
+
     async def _look(self, checkout_id: str) -> Order | None:
         try:
             return await self._fulfilment.fulfil(checkout_id)
         except GatewayError as error:
             logger.warning("a buyer waits, and Stripe can't be asked: %s", error.cause or error)
             return None
+
+
+def _read_counts(connection: Connection) -> Mapping[str, int]:
+    events = inbox.count(connection)
+    return {
+        "orders_for_a_person": orders.count_for_a_person(connection),
+        "stripe_events_waiting": events.get("new", 0),
+        "stripe_events_dead": events.get("dead", 0),
+        "notifications_waiting": outbox.count_waiting(connection),
+    }

@@ -73,6 +73,14 @@ FAMILIES: dict[str, Family] = {
     "upstream_connections_open": Family("gauge", "Connections to the upstream, in use or idle.", ("upstream",)),
     "upstream_connections_idle": Family("gauge", "Connections to the upstream that wait for a call.", ("upstream",)),
     "upstream_connections_waiting": Family("gauge", "Calls that wait for a connection.", ("upstream",)),
+    "orders_for_a_person": Family(
+        "gauge", "Sales that a person should look at: `gateway orders list`.", over_workers="min"
+    ),
+    "stripe_events_waiting": Family("gauge", "Stripe's events that are stored and not worked on yet.", over_workers="min"),
+    "stripe_events_dead": Family(
+        "gauge", "Stripe's events that failed too often: `gateway orders list`.", over_workers="min"
+    ),
+    "notifications_waiting": Family("gauge", "Notifications that the app has not taken yet.", over_workers="min"),
     "ready": Family("gauge", "1 if every worker is ready to take calls.", over_workers="min"),
     "workers": Family("gauge", "Live worker processes."),
 }
