@@ -76,7 +76,9 @@ FAMILIES: dict[str, Family] = {
     "orders_for_a_person": Family(
         "gauge", "Sales that a person should look at: `gateway orders list`.", over_workers="min"
     ),
-    "stripe_events_waiting": Family("gauge", "Stripe's events that are stored and not worked on yet.", over_workers="min"),
+    "stripe_events_waiting": Family(
+        "gauge", "Stripe's events that are stored and not worked on yet.", over_workers="min"
+    ),
     "stripe_events_dead": Family(
         "gauge", "Stripe's events that failed too often: `gateway orders list`.", over_workers="min"
     ),
