@@ -1,0 +1,179 @@
+"""Buying over HTTP from two replicas: real processes, real sockets, a stand-in for Stripe, and kill -9."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import random
+import sqlite3
+
+import httpx
+import pytest
+import uvloop
+from stripe import WebhookSignature
+
+from gateway.sandbox.stripe.server import API_KEY, StripeServer
+from tests.billing.test_webhook import forgeries
+from tests.e2e.harness import COMMAND, count, gateway, settings, until_async
+
+SECRET = "whsec_of_the_tests"
+PACKS = [{"id": "starter", "name": "Starter", "credits": 100, "price_cents": 1000, "currency": "usd"}]
+
+
+def selling(directory, stripe_url):
+    billing = {
+        "packs": PACKS,
+        "stripe": {"secret_key": API_KEY, "webhook_secret": SECRET, "base_url": stripe_url, "timeout_seconds": 5},
+        "success_url": "https://shop.example/done",
+        "cancel_url": "https://shop.example/back",
+        "reconcile": {"every_seconds": 3600, "long_every_seconds": 3600},
+    }
+    liveness = {"heartbeat_seconds": 0.2, "dead_after_seconds": 1}
+    return settings(directory, "http://127.0.0.1:9", billing=billing, credits=liveness)
+
+
+class Shop:
+    """Two replicas on one database, and who buys there."""
+
+    def __init__(self, directory, replicas, stripe, client) -> None:
+        self.directory, self.replicas, self.stripe, self.client = directory, replicas, stripe, client
+
+    async def start(self) -> None:
+        for replica in self.replicas:
+            await asyncio.to_thread(replica.start)
+
+    async def buy(self, secret: str, quantity: int) -> dict[str, str]:
+        answer = await self.client.post(
+            f"{self.url(0)}/checkout",
+            headers={"Authorization": f"Bearer {secret}"},
+            json={"pack": "starter", "quantity": quantity},
+        )
+        assert answer.status_code == 201, answer.text
+        return answer.json()
+
+    async def send(self, which: int, body: bytes, signature: str) -> int:
+        """The status of the answer; 0 where the replica is gone."""
+        try:
+            sent = await self.client.post(
+                f"{self.url(which)}/stripe-webhook",
+                content=body,
+                headers={"Stripe-Signature": signature, "Content-Type": "application/json"},
+            )
+        except httpx.HTTPError:
+            return 0
+        return sent.status_code
+
+    def url(self, which: int) -> str:
+        return f"http://127.0.0.1:{self.replicas[which].port}"
+
+    def rows(self, query: str):
+        with contextlib.closing(sqlite3.connect(self.directory / "gateway.db")) as connection:
+            return connection.execute(query).fetchall()
+
+    def states(self) -> dict[str, str]:
+        return dict(self.rows("SELECT id, state FROM orders"))
+
+
+def in_a_shop(directory, act) -> None:
+    async def main() -> None:
+        stripe = StripeServer()
+        await stripe.start()
+        limits = httpx.Limits(max_connections=40)
+        try:
+            with (
+                gateway(directory, selling(directory, stripe.url), name="one") as one,
+                gateway(directory, selling(directory, stripe.url), name="two") as two,
+            ):
+                async with httpx.AsyncClient(timeout=30, trust_env=False, limits=limits) as client:
+                    await act(Shop(directory, (one, two), stripe, client))
+        finally:
+            await stripe.aclose()
+
+    uvloop.run(main())
+
+
+@pytest.mark.timeout(300)
+def test_every_paid_order_is_credited_once_by_two_replicas_of_which_one_is_killed(tmp_path):
+    buyers, copies = count(5, 20), count(5, 50)
+
+    async def act(shop: Shop) -> None:
+        dice = random.Random(7)
+        keys = [await asyncio.to_thread(shop.replicas[0].create_key, 0, f"user-{n}") for n in range(buyers)]
+        await shop.start()
+        bought = [await shop.buy(secret, number + 1) for number, (secret, _) in enumerate(keys)]
+        for order in bought:
+            shop.stripe.acts.pay(order["checkout_id"])
+        deliveries = []
+        for event in shop.stripe.database.events:
+            for twin in ("", "_twin"):
+                body = json.dumps({**event, "id": event["id"] + twin})
+                deliveries += [(body.encode(), WebhookSignature.generate_signature_header(body, SECRET))] * copies
+        dice.shuffle(deliveries)
+        half = len(deliveries) // 2
+        first = asyncio.gather(*(shop.send(dice.choice((0, 1)), *delivery) for delivery in deliveries[:half]))
+        await until_async(lambda: shop.rows("SELECT 1 FROM stripe_events LIMIT 1"))
+        shop.replicas[1].kill_group()
+        assert set(await first) <= {200, 0}
+        await asyncio.to_thread(shop.replicas[1].start)
+        again = await asyncio.gather(*(shop.send(dice.choice((0, 1)), *delivery) for delivery in deliveries))
+        assert set(again) == {200}
+        await asyncio.gather(*(poll(shop, order, secret) for order, (secret, _) in zip(bought, keys, strict=True)))
+        balances = shop.rows("SELECT key_id, balance FROM keys ORDER BY key_id")
+        assert balances == sorted((key_id, 100 * (n + 1)) for n, (_, key_id) in enumerate(keys))
+        assert shop.rows("SELECT count(*) FROM entries WHERE kind = 'purchase'") == [(buyers,)]
+
+    in_a_shop(tmp_path, act)
+
+
+async def poll(shop: Shop, order: dict[str, str], secret: str) -> None:
+    """As the buyer's landing page does."""
+    for number in range(400):
+        answer = await shop.client.get(
+            f"{shop.url(number % 2)}/orders/{order['order_id']}", headers={"Authorization": f"Bearer {secret}"}
+        )
+        assert answer.status_code == 200
+        if answer.json()["state"] == "fulfilled":
+            return
+        await asyncio.sleep(0.05)
+    raise AssertionError(shop.states())
+
+
+@pytest.mark.timeout(120)
+def test_forged_webhooks_are_refused_over_http_without_a_trace(tmp_path):
+    async def act(shop: Shop) -> None:
+        await asyncio.to_thread(shop.replicas[0].start)
+        seen = {}
+        for name, body, signature in forgeries():
+            if signature.isascii() and signature.isprintable():
+                seen[name] = await shop.send(0, body, signature)
+        assert len(seen) >= 60
+        assert {name: status for name, status in seen.items() if status != 400} == {}
+        assert await shop.send(0, b" " * 10_000_000, "t=1,v1=0") in {413, 0}
+        assert (await shop.client.get(f"{shop.url(0)}/readyz")).status_code == 200
+        assert shop.rows("SELECT count(*) FROM stripe_events") == [(0,)]
+        assert "Traceback" not in shop.replicas[0].errors
+
+    in_a_shop(tmp_path, act)
+
+
+@pytest.mark.timeout(120)
+def test_the_command_line_reconciles_what_no_webhook_told(tmp_path):
+    async def act(shop: Shop) -> None:
+        one = shop.replicas[0]
+        secret, key_id = await asyncio.to_thread(one.create_key, 0)
+        await asyncio.to_thread(one.start)
+        order = await shop.buy(secret, 2)
+        shop.stripe.acts.pay(order["checkout_id"])
+        process = await asyncio.create_subprocess_exec(
+            *(COMMAND, "reconcile", "--json", "-c", one.config_file),
+            stdout=asyncio.subprocess.PIPE,
+        )
+        out, _ = await process.communicate()
+        report = json.loads(out)
+        assert process.returncode == 0
+        assert [change["order_id"] for change in report["changes"]] == [order["order_id"]]
+        assert (report["failures"], report["strays"], report["drift"]) == ([], [], [])
+        assert shop.rows(f"SELECT balance FROM keys WHERE key_id = '{key_id}'") == [(200,)]
+
+    in_a_shop(tmp_path, act)
