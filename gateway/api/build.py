@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from gateway.api.checkout import Checkouts
 from gateway.api.control_plane import ControlPlane
@@ -12,13 +12,11 @@ from gateway.api.credits import Credits
 from gateway.api.description import Description, openapi_text
 from gateway.api.idempotency import Idempotency
 from gateway.api.identity import Identifier
-from gateway.api.jwks import Jwks
 from gateway.api.keys import Keys
 from gateway.api.operation import AnyOperation
 from gateway.api.ports import Billing
 from gateway.api.pricing import Pricing
 from gateway.api.signup import Signup
-from gateway.api.tokens import TokenReader
 from gateway.api.visit import Recorder
 from gateway.api.webhook import Webhook
 from gateway.config.tree import Config, IdentitySection
@@ -27,6 +25,9 @@ from gateway.database.engine import Database
 from gateway.observe.access_log import AccessLog
 from gateway.observe.ids import RequestIds
 from gateway.observe.metrics import Metrics
+
+if TYPE_CHECKING:
+    from gateway.api.tokens import TokenReader
 
 
 def open_control_plane(
@@ -52,17 +53,18 @@ def open_control_plane(
 
 def operations_of(config: Config, provider: CreditsProvider, billing: Billing | None) -> Sequence[AnyOperation]:
     """All that the control plane can do."""
-    operations = _described(config, provider, billing)
+    operations = described(config, provider, billing)
     return [*operations, *Description(operations).operations()]
 
 
 def openapi_document() -> str:
     """What stands in docs/openapi.json: the same for every config."""
     nobody = cast("CreditsProvider", None)  # asked nothing: the operations are described, not done
-    return openapi_text(Description(_described(Config(), nobody, None)).document)
+    return openapi_text(Description(described(Config(), nobody, None)).document)
 
 
-def _described(config: Config, provider: CreditsProvider, billing: Billing | None) -> Sequence[AnyOperation]:
+def described(config: Config, provider: CreditsProvider, billing: Billing | None) -> Sequence[AnyOperation]:
+    """What it can do besides describing itself."""
     return [
         *Keys(provider, Signup(provider, config.credits.signup_credits)).operations(),
         *Credits(provider).operations(),
@@ -75,6 +77,10 @@ def _described(config: Config, provider: CreditsProvider, billing: Billing | Non
 def _open_tokens(section: IdentitySection, stack: AsyncExitStack) -> TokenReader | None:
     if section.jwt is None:
         return None
+    # Nobody else waits for httpx and for all of cryptography.
+    from gateway.api.jwks import Jwks
+    from gateway.api.tokens import TokenReader
+
     keys = Jwks(section.jwt.jwks_url)
     stack.push_async_callback(keys.aclose)
     return TokenReader(section.jwt, keys)

@@ -12,10 +12,13 @@ import re
 import time
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
-from gateway.api.tokens import TokenReader
 from gateway.credits.provider import ApiKey, CreditsProvider
 from gateway.errors import InvalidKey, KeyDisabled, KeyExpired, MissingKey
+
+if TYPE_CHECKING:
+    from gateway.api.tokens import TokenReader
 
 Headers = list[tuple[bytes, bytes]]
 

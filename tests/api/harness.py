@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import time
 from dataclasses import dataclass, field
@@ -13,8 +14,9 @@ import httpx
 import jwt
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from gateway.api.build import operations_of
+from gateway.api.build import described
 from gateway.api.control_plane import ControlPlane
+from gateway.api.description import Description
 from gateway.api.idempotency import Idempotency
 from gateway.api.identity import Identifier
 from gateway.api.jwks import Jwks
@@ -44,12 +46,23 @@ CONFIG: dict[str, Any] = {
 }
 
 
+@functools.cache
+def _keys() -> tuple[rsa.RSAPrivateKey, ec.EllipticCurvePrivateKey]:
+    """Made once: to find the primes takes longer than most of these tests."""
+    return rsa.generate_private_key(public_exponent=65_537, key_size=2_048), ec.generate_private_key(ec.SECP256R1())
+
+
+@functools.cache
+def _description() -> Description:
+    """The same for every config, and as slow to make."""
+    return Description(described(Config(), None, None))
+
+
 class App:
     """Whose users come with tokens: its keys, and the JWKS that it publishes."""
 
     def __init__(self) -> None:
-        self.rsa = rsa.generate_private_key(public_exponent=65_537, key_size=2_048)
-        self.ec = ec.generate_private_key(ec.SECP256R1())
+        self.rsa, self.ec = _keys()
         self.published: list[dict[str, Any]] = [
             {**jwt.algorithms.RSAAlgorithm.to_jwk(self.rsa.public_key(), as_dict=True), "kid": "r1", "use": "sig"},
             {**jwt.algorithms.ECAlgorithm.to_jwk(self.ec.public_key(), as_dict=True), "kid": "e1", "use": "sig"},
@@ -235,7 +248,7 @@ async def open_api(
         tokens = TokenReader(JwtSection(issuer=ISSUER, audience=AUDIENCE, jwks_url=JWKS_URL), jwks)
         metrics = Metrics(None)
         stack.callback(metrics.close)
-        operations = operations_of(loaded, provider, billing)
+        operations = [*described(loaded, provider, billing), *_description().operations()]
         control = ControlPlane(
             operations,
             Identifier(provider, loaded.identity.admin_token.get_secret_value(), tokens),

@@ -14,6 +14,7 @@ from sqlalchemy import create_engine, text
 
 from gateway.database.billing_tables import metadata
 from gateway.database.engine import DatabaseError, open_database
+from gateway.database.schema import HEAD, known_revisions
 from gateway.errors import CreditsUnavailable
 
 KEY = (
@@ -35,6 +36,10 @@ def test_migrations_make_exactly_the_tables_that_the_code_believes_in(tmp_path):
         return {name: " ".join(sql.split()) for name, sql in rows if not name.startswith("alembic")}
 
     assert shape("migrated.db") == shape("declared.db")
+
+
+def test_the_newest_revision_is_the_one_that_a_start_looks_for():
+    assert known_revisions()[0] == HEAD
 
 
 def test_the_directory_is_made(tmp_path):
@@ -127,7 +132,7 @@ asyncio.run(main())
 """
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE)
     try:
-        _, stderr = process.communicate(timeout=10)
+        _, stderr = process.communicate(timeout=60)
     finally:
         process.kill()
         process.communicate()
