@@ -14,7 +14,7 @@ from gateway.sandbox.unkey.server import API_ID, ROOT_KEY
 from tests.billing.harness import SECRET, TORTURE, Shop
 from tests.billing.mortal import LIVENESS, Life, live
 
-DEATHS = 200 if TORTURE else 10
+DEATHS = 200 if TORTURE else 6
 SECONDS_TO_LIVE = 30
 
 

@@ -15,7 +15,7 @@ from gateway.errors import Conflict, GatewayError, KeyDisabled
 from gateway.sandbox.stripe.answers import Refusal
 from tests.billing.harness import TORTURE, Gateway, Shop
 
-EXAMPLES = 400 if TORTURE else 8
+EXAMPLES = 400 if TORTURE else 6
 
 
 async def sold(shop: Shop, gateway: Gateway, quantity: int = 1, user_id: str = "user_1"):

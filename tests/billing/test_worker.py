@@ -137,7 +137,7 @@ def test_waits_between_attempts_grow_and_are_bounded(local_shop, run):
                 await gateway.work()
                 waits.append((shop.rows("SELECT due_at FROM stripe_events")[0][0] - now_ms()) / 1000)
             assert all(later > earlier - 5 for earlier, later in itertools.pairwise(waits))
-            assert waits[0] < 3
+            assert waits[0] < 30
             assert inbox.WAIT_SECONDS_MAX - 60 < waits[-1] <= inbox.WAIT_SECONDS_MAX
 
     run(main())

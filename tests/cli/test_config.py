@@ -26,7 +26,7 @@ BROKEN = "server: {prot: 1}\nroutes:\n  - {path: /p, methods: [GET], upstream: a
 
 def process(*arguments: str, cwd: Path, **more) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*GATEWAY, *arguments], cwd=cwd, capture_output=True, text=True, timeout=30, check=False, **more
+        [*GATEWAY, *arguments], cwd=cwd, capture_output=True, text=True, timeout=60, check=False, **more
     )
 
 

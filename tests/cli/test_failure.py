@@ -75,7 +75,7 @@ def test_a_reader_that_goes_away_is_no_traceback():
     process = subprocess.Popen([*GATEWAY, "schema"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout is not None
     process.stdout.close()
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=60)
     assert err == b""
     assert process.returncode == 1
 

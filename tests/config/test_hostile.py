@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gateway.config.document import DEPTH_MAX, NODES_MAX
@@ -110,7 +110,6 @@ def never_more_than_a_config_error(content: bytes, environ: dict[str, str]) -> N
         assert problem.column >= 1
 
 
-@settings(max_examples=300, deadline=None)
 @given(st.binary(max_size=200))
 def test_any_bytes_are_a_config_or_a_config_error(content):
     never_more_than_a_config_error(content, {})
@@ -119,7 +118,6 @@ def test_any_bytes_are_a_config_or_a_config_error(content):
 YAMLISH = st.text(alphabet=st.sampled_from("ab01:-?{}[],&*!|>'\"%@`#$\\~. \n\t\u0085\u2028é"), max_size=60)
 
 
-@settings(max_examples=400, deadline=None)
 @given(YAMLISH)
 @example('"\\UFFFFFFFF"')
 @example('"\\ud800": "\\ud800"')
@@ -152,7 +150,6 @@ TREES = st.recursive(
 SECTIONS = ["server", "admin", "database", "credits", "identity", "upstreams", "routes", "billing", "log"]
 
 
-@settings(max_examples=150, deadline=None)
 @given(st.dictionaries(st.sampled_from(SECTIONS), TREES))
 def test_any_tree_is_a_config_or_a_config_error(tree):
     import yaml

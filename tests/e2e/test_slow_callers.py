@@ -18,8 +18,8 @@ from tests.e2e.upstream import Upstream
 SLOW = count(100, 500)
 GOOD_CALLERS = 4
 LIMIT_SECONDS = 1
-CUT_WITHIN_SECONDS = LIMIT_SECONDS + 2
-LATENCY_MAX_SECONDS = 0.5
+CUT_WITHIN_SECONDS = LIMIT_SECONDS + 5
+LATENCY_MAX_SECONDS = 1.0
 """For 19 of 20 good calls while all the slow ones are there: generous, for a machine that does other things too."""
 
 

@@ -19,7 +19,7 @@ from tests.upstreams import hostile
 BIG_BYTES = count(small=100, full=1_000) * 1_000_000
 PIECE = os.urandom(1_000_000)
 EVENTS = 20
-PATIENCE_SECONDS = 10
+PATIENCE_SECONDS = 30
 
 
 class Events:
@@ -125,7 +125,7 @@ def test_each_event_arrives_before_the_next_one_is_sent(served, monkeypatch):
             events.release()
             expected = b"id: %d\ndata: {}\n\n" % number
             assert b"".join(answer.readline() for _ in range(3)) == expected
-            assert time.monotonic() - released_at < 1
+            assert time.monotonic() - released_at < 5
         events.release()
         assert answer.read() == b""
         request_id = answer.getheader("x-request-id")

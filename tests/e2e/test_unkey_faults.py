@@ -29,9 +29,9 @@ CALLS = count(3, 40)
 CREDITS = 100_000
 COST = 3
 ANSWERED_SECONDS = 2.0
-LOADED_SECONDS = 0.5
+LOADED_SECONDS = 1.5
 """By how much the machine that runs this may be late."""
-RECOVERY_SECONDS = 5.0
+RECOVERY_SECONDS = 5.0 + LOADED_SECONDS
 HEALTH_SECONDS = 0.05
 HEALTH = b"GET /healthz HTTP/1.1\r\nHost: g\r\n\r\n"
 READY = b"GET /readyz HTTP/1.1\r\nHost: g\r\n\r\n"
@@ -305,7 +305,7 @@ def test_an_outage_that_lasts_costs_nobody_a_wait_and_is_told_by_readiness(house
         began = time.monotonic()
         while (ready := await call(house.running.port, READY)).status != 503:
             await house.call_all()
-            assert time.monotonic() - began < 10
+            assert time.monotonic() - began < 30
         assert json.loads(ready.body)["checks"]["unkey"]["ok"] is False
         asked = house.unkey.verified()
         answered = [one for _ in range(5) for one in await house.call_all()]

@@ -64,7 +64,7 @@ class Sockets:
             0,
             process_request=self._shake_hands,
             max_size=None,
-            open_timeout=5,
+            open_timeout=30,
             close_timeout=1,
         ) as server:
             self.port = server.sockets[0].getsockname()[1]
@@ -146,7 +146,7 @@ def connections(served):
 
 
 def gauges(served):
-    with urllib.request.urlopen(f"http://127.0.0.1:{served.admin_port}/metrics", timeout=10) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{served.admin_port}/metrics", timeout=30) as answer:
         text = answer.read().decode()
     return {
         name: float(value)
@@ -274,7 +274,7 @@ def test_a_caller_lost_without_a_word_is_cleaned_up_after(served):
             caller.transport.abort()
 
     asyncio.run(talk())
-    until(lambda: not connections(served), 2)
+    until(lambda: not connections(served), 5)
     after = gauges(served)
     for name in ("connections_open", "tasks", "upstream_connections_open", "upstream_connections_idle", "holds_open"):
         assert after[name] == before[name], name
@@ -288,7 +288,7 @@ def test_an_upstream_lost_without_a_word_is_seen_by_the_caller(served, upstream,
             await until_async(lambda: len(upstream.connections) > met)
             upstream.abort_last()
             with pytest.raises(ConnectionClosed) as closed:
-                await asyncio.wait_for(caller.recv(), 5)
+                await asyncio.wait_for(caller.recv(), 30)
             assert closed.value.rcvd is None, "no close frame was made up"
 
     asyncio.run(talk())
@@ -297,7 +297,7 @@ def test_an_upstream_lost_without_a_word_is_seen_by_the_caller(served, upstream,
 
 
 def upgrade(served, secret, target, *lines):
-    sock = socket.create_connection(("127.0.0.1", served.port), timeout=10)
+    sock = socket.create_connection(("127.0.0.1", served.port), timeout=30)
     head = [
         f"GET {target} HTTP/1.1",
         "Host: a",

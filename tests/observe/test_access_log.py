@@ -57,7 +57,7 @@ def add(log, number=0, path=b"/v1/personas", **changes):
     log.add(f"req_{number}", "POST", path, **fields)
 
 
-def until(condition, seconds=10):
+def until(condition, seconds=30):
     give_up_at = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < give_up_at, "did not happen in time"

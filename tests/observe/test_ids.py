@@ -27,7 +27,7 @@ def test_request_ids_are_header_safe_and_sort_by_age():
 def test_request_ids_differ_between_processes():
     script = "from gateway.observe.ids import RequestIds\ni = RequestIds()\nfor _ in range(500): print(i.next())"
     processes = [subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) for _ in range(3)]
-    made = "".join(process.communicate(timeout=30)[0] for process in processes).split()
+    made = "".join(process.communicate(timeout=60)[0] for process in processes).split()
     assert len(made) == 1500
     assert len(set(made)) == 1500
 

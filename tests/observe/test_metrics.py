@@ -52,10 +52,10 @@ class Worker:
 
     def kill(self):
         self.process.kill()
-        self.process.communicate(timeout=10)
+        self.process.communicate(timeout=60)
 
     def stop(self):
-        self.process.communicate(timeout=10)
+        self.process.communicate(timeout=60)
         assert self.process.returncode == 0
 
 

@@ -23,6 +23,7 @@ from gateway.proxy.endpoint import Endpoint
 from gateway.proxy.headers import HeadReader
 from gateway.proxy.routes import Route, RouteTable
 from gateway.upstreams.open import open_transports
+from tests.database.template import prepare_database
 from tests.server.harness import PATIENCE_SECONDS, Server, wait_until
 
 BODY_MAX_BYTES = 100_000
@@ -61,6 +62,7 @@ class Proxy(Server):
     def __init__(self, path: Path, targets: dict[str, str], *, wrap=lambda provider: provider, trusted=(), **server):
         super().__init__(self._answer, **server)
         self.path = path
+        prepare_database(path)
         self.provider: LocalProvider
         self.endpoint: Endpoint
         self._targets = targets

@@ -13,7 +13,7 @@ from gateway.credits.provider import HoldLost
 from gateway.database.engine import BUSY_TIMEOUT_MS
 from tests.credits.conftest import Ledger, until
 from tests.proxy.harness import HOLD_TIMEOUT_SECONDS, Gate, Proxy, chunked, request, response
-from tests.server.harness import wait_until
+from tests.server.harness import PATIENCE_SECONDS, wait_until
 
 SILENCE_SECONDS = 0.15
 """How long a caller listens to be sure that nothing comes. Not a synchronisation: what would come is there by then."""
@@ -26,7 +26,7 @@ def hears_nothing(caller) -> bool:
     except TimeoutError:
         return True
     finally:
-        caller.socket.settimeout(10)
+        caller.socket.settimeout(PATIENCE_SECONDS)
 
 
 def test_the_hold_is_on_disk_when_the_upstream_is_reached(account, script):

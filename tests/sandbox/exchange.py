@@ -6,7 +6,7 @@ import asyncio
 import json
 from dataclasses import dataclass
 
-TIMEOUT_SECONDS = 5
+TIMEOUT_SECONDS = 30
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from gateway.sandbox.wire import Connection, response
 from tests.sandbox.stripe_schemas import check_requests
 
 START_SECONDS = 1_800_000_000
-TIMEOUT_SECONDS = 5
+TIMEOUT_SECONDS = 30
 DONE = "https://shop.example/done?order=o1&session_id={CHECKOUT_SESSION_ID}"
 
 

@@ -16,7 +16,8 @@ from gateway.deadlines import Deadlines
 from gateway.server.limits import Limits
 from gateway.server.listener import Listener
 
-PATIENCE_SECONDS = 10
+PATIENCE_SECONDS = 30
+"""How long a test waits for what must happen: it costs nothing when it does, and a machine may be busy."""
 
 
 def limits(**changes) -> Limits:

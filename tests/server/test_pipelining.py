@@ -95,7 +95,7 @@ def test_a_caller_who_asks_and_never_reads_is_dropped():
     with serving(Numbered(), write_timeout_seconds=0.4, **{f"{name}_seconds": 60 for name in names}) as server:
         server.caller(receive_buffer=65_536).send(requests(COUNT))
         paused(server)
-        wait_until(lambda: not server.connections and not server.tasks, 3)
+        wait_until(lambda: not server.connections and not server.tasks)
 
 
 def test_a_caller_who_asks_and_leaves_is_noticed():
@@ -103,7 +103,7 @@ def test_a_caller_who_asks_and_leaves_is_noticed():
         caller = server.caller(receive_buffer=65_536).send(requests(COUNT))
         paused(server)
         caller.close(reset=True)
-        wait_until(lambda: not server.connections, 3)
+        wait_until(lambda: not server.connections)
 
 
 def test_it_is_not_the_callers_head_that_is_late_while_its_answers_wait():
@@ -122,4 +122,4 @@ def test_a_drain_does_not_wait_for_requests_that_were_not_begun():
         gateway.process.send_signal(signal.SIGTERM)
         wait_until(gateway.refuses)
         assert caller.rest().count(b"HTTP/1.1 200 OK") < asked
-        assert gateway.end(None, seconds=10) == 0
+        assert gateway.end(None) == 0

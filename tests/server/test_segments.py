@@ -3,7 +3,7 @@
 import itertools
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.server.harness import serving, wait_until
@@ -51,7 +51,6 @@ bytes_put_in = st.one_of(st.binary(max_size=3), st.sampled_from([b"\r\n", b"0"])
 
 
 @given(picks=st.lists(st.sampled_from(REQUESTS), max_size=4), cuts=st.lists(st.integers(0, 600), max_size=12))
-@settings(max_examples=150, deadline=None)
 def test_segments_change_nothing(server, picks, cuts):
     stream = b"".join(picks) + LAST
     ends = [0, *sorted(min(cut, len(stream)) for cut in cuts), len(stream)]
@@ -66,7 +65,6 @@ def test_segments_change_nothing(server, picks, cuts):
     edits=st.lists(st.tuples(st.integers(0, 150), st.integers(0, 3), bytes_put_in), min_size=1, max_size=3),
     cut=st.integers(0, 150),
 )
-@settings(max_examples=300, deadline=None)
 def test_a_changed_request_is_at_most_one_request_and_always_ends(server, request, edits, cut):
     for position, removed, added in edits:
         at = position % len(request)

@@ -55,7 +55,7 @@ class Gateway:
         caller.close()
         return pid
 
-    def end(self, number=signal.SIGTERM, seconds=15):
+    def end(self, number=signal.SIGTERM, seconds=60):
         if number:
             self.process.send_signal(number)
         self.said, errors = self.process.communicate(timeout=seconds)
@@ -117,7 +117,7 @@ def test_the_drain_limit_cuts_what_does_not_end_and_is_no_failure(workers):
         stream.until(b"chunk")
         before = time.monotonic()
         assert gateway.end() == 0
-        assert 0.4 < time.monotonic() - before < 5
+        assert 0.4 < time.monotonic() - before < 20
         assert not stream.rest().endswith(b"0\r\n\r\n")
         assert gateway.said.count("lifespan ended") == workers
 
@@ -209,7 +209,7 @@ def test_workers_do_not_outlive_their_supervisor(workers):
         workers_of_it = psutil.Process(gateway.process.pid).children()
         gateway.process.kill()
         gateway.process.wait()
-        _, alive = psutil.wait_procs(workers_of_it, timeout=5)
+        _, alive = psutil.wait_procs(workers_of_it, timeout=30)
         assert not alive
         listen("127.0.0.1", gateway.port, patience_seconds=0).close()
 
@@ -219,7 +219,7 @@ def test_a_taken_port_is_told_and_is_exit_code_1(workers):
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         with running(ready=False, workers=workers, port=port) as gateway:
-            said, errors = gateway.process.communicate(timeout=15)
+            said, errors = gateway.process.communicate(timeout=60)
             assert gateway.process.returncode == 1
             assert said == ""
             reason = "another process listens there; stop it or choose another port"
@@ -236,13 +236,13 @@ def test_an_address_that_is_not_ours_is_told_at_once():
     before = time.monotonic()
     with pytest.raises(CannotListen, match=r"can't listen on 192\.0\.2\.1 port 0"):
         listen("192.0.2.1", 0)
-    assert time.monotonic() - before < 2
+    assert time.monotonic() - before < 10
 
 
 @both
 def test_an_application_that_does_not_start_is_exit_code_1(workers):
     with running(ready=False, workers=workers, fail=True) as gateway:
-        said, _ = gateway.process.communicate(timeout=15)
+        said, _ = gateway.process.communicate(timeout=60)
         assert gateway.process.returncode == 1
         assert "ready" not in said
 
@@ -252,6 +252,6 @@ def test_workers_that_die_at_once_are_restarted_slower_and_slower():
         time.sleep(1.5)
         assert gateway.process.poll() is None
         gateway.process.send_signal(signal.SIGTERM)
-        _, errors = gateway.process.communicate(timeout=10)
+        _, errors = gateway.process.communicate(timeout=60)
         ended = errors.count("ended with 9")
         assert 2 <= ended <= 14

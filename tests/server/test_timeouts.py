@@ -10,6 +10,8 @@ from tests.server.harness import Recorder, serving, wait_until
 
 GET = b"GET /1 HTTP/1.1\r\nHost: a\r\n\r\n"
 POST = b"POST /1 HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n"
+LATE_SECONDS = 15
+"""Who is not cut off by now never is. The waits here are fractions of a second, but a machine may be busy."""
 
 
 async def hanging(scope, receive, send):
@@ -26,7 +28,7 @@ def test_a_silent_connection_is_closed_without_a_word():
     with serving(head_timeout_seconds=0.2) as server:
         seconds, data = seconds_until_closed(server.caller())
         assert data == b""
-        assert 0.15 < seconds < 2
+        assert 0.15 < seconds < LATE_SECONDS
 
 
 def test_half_a_head_is_answered_408():
@@ -52,7 +54,7 @@ def test_a_head_that_drips_is_timed_from_its_first_byte_on(first):
                 assert caller.more()
                 break
             except TimeoutError:
-                assert time.monotonic() - before < 3
+                assert time.monotonic() - before < LATE_SECONDS
         assert caller.buffer.startswith(b"HTTP/1.1 408")
         assert len(server.app.requests) == bool(first)
 
@@ -63,7 +65,7 @@ def test_an_idle_connection_is_closed_after_the_keep_alive_time():
         caller.response()
         seconds, data = seconds_until_closed(caller)
         assert data == b""
-        assert 0.2 < seconds < 2
+        assert 0.2 < seconds < LATE_SECONDS
 
 
 def test_a_request_resets_the_keep_alive_time():
@@ -117,7 +119,7 @@ def test_a_body_that_trickles_is_answered_408(begin, drop):
         before = time.monotonic()
         caller.socket.settimeout(0.05)
         while True:
-            assert time.monotonic() - before < 3
+            assert time.monotonic() - before < LATE_SECONDS
             caller.send(drop)
             try:
                 assert caller.more()
@@ -208,7 +210,7 @@ def test_a_caller_who_takes_nothing_is_dropped(app):
         before = time.monotonic()
         wait_until(lambda: server.connections)
         wait_until(lambda: not server.connections and not server.tasks)
-        assert 0.3 < time.monotonic() - before < 3
+        assert 0.3 < time.monotonic() - before < LATE_SECONDS
 
 
 def test_a_caller_who_takes_little_by_little_is_served():
@@ -225,7 +227,7 @@ def test_a_refused_caller_who_never_closes_is_dropped():
     with serving() as server:
         caller = server.call(b"NONSENSE\r\n\r\n")
         assert caller.response()[0] == 400
-        wait_until(lambda: not server.connections, 3)
+        wait_until(lambda: not server.connections)
 
 
 @pytest.mark.parametrize("early", [True, False])
@@ -240,7 +242,7 @@ def test_the_end_of_an_answer_reaches_a_caller_who_takes_it_late(early, monkeypa
         status, headers, body = caller.response()
         assert (status, headers["connection"], len(body)) == (200, "close", 20_000_000)
         assert caller.rest() == b""
-        wait_until(lambda: not server.connections, 3)
+        wait_until(lambda: not server.connections)
 
 
 def test_a_caller_who_never_takes_the_end_of_an_answer_is_dropped(monkeypatch):
@@ -249,7 +251,7 @@ def test_a_caller_who_never_takes_the_end_of_an_answer_is_dropped(monkeypatch):
         server.caller(receive_buffer=65_536).send(POST)
         (connection,) = wait_until(lambda: server.connections)
         wait_until(lambda: connection.leaving)
-        wait_until(lambda: not server.connections, 3)
+        wait_until(lambda: not server.connections)
 
 
 def test_the_good_are_served_beside_the_slow():

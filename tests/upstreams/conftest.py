@@ -80,9 +80,9 @@ def run(main: Callable[[], Awaitable[None]]) -> None:
 
     async def guarded() -> None:
         asyncio.get_running_loop().set_exception_handler(lambda _, context: unhandled.append(context))
-        await asyncio.wait_for(main(), 30)
+        await asyncio.wait_for(main(), 90)
         left = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-        await asyncio.wait(left, timeout=2) if left else None
+        await asyncio.wait(left, timeout=30) if left else None
         assert not [task for task in left if not task.done()]
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -90,7 +90,7 @@ def run(main: Callable[[], Awaitable[None]]) -> None:
     assert unhandled == []
 
 
-async def until(condition: Callable[[], bool], seconds: float = 5) -> None:
+async def until(condition: Callable[[], bool], seconds: float = 30) -> None:
     """Poll; fails when the condition does not come true in time."""
     end = time.monotonic() + seconds
     while not condition():

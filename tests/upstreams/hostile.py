@@ -126,6 +126,8 @@ class ScriptedUpstream:
         self.port: int = self._listener.getsockname()[1]
         self.url = f"{'https' if tls else 'http'}://127.0.0.1:{self.port}"
         self.seen: list[Seen] = []
+        self.begun_count = 0
+        """Requests whose head has arrived."""
         self.connection_count = 0
         self.closed_count = 0
         self.stopping = threading.Event()
@@ -198,6 +200,7 @@ class ScriptedUpstream:
         head = peer.read_head()
         if not head:
             return False
+        self.begun_count += 1
         method, target, _ = head.split(b"\r\n", 1)[0].decode("latin-1").split(" ")
         name = target.partition("?")[0].rpartition("/")[2]
         script = self._scripts[name]

@@ -307,7 +307,7 @@ def test_cancelled_requests_leave_a_working_transport(kind: str, upstream: Scrip
                 await asyncio.gather(*calls, return_exceptions=True)
             await until(lambda: open_connections(transport) == 0)
             for _ in range(20):
-                await asyncio.wait_for(call("ok"), 2)
+                await asyncio.wait_for(call("ok"), 15)
 
     run(main)
 
@@ -319,7 +319,7 @@ def test_closing_ends_what_is_under_way(kind: str, upstream: ScriptedUpstream) -
             await until(lambda: bool(upstream.seen))
             await transport.aclose()
             with pytest.raises(UpstreamError):
-                await asyncio.wait_for(waiting, 2)
+                await asyncio.wait_for(waiting, 15)
         await until(lambda: upstream.open_connections == 0)
 
     run(main)

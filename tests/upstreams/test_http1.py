@@ -207,9 +207,9 @@ def test_an_early_answer_is_delivered_while_the_body_is_still_sent(upstream: Scr
 
     async def main() -> None:
         async with opened_http1(upstream.url) as transport:
-            response = await asyncio.wait_for(transport.send(get("early", b"POST", body=body())), 2)
+            response = await asyncio.wait_for(transport.send(get("early", b"POST", body=body())), 15)
             assert (response.status, await read_all(response)) == (413, b"no")
-            await asyncio.wait_for(closed.wait(), 2)
+            await asyncio.wait_for(closed.wait(), 15)
             assert transport.pools[0].open_count == 0
 
     run(main)
@@ -242,9 +242,9 @@ def test_request_and_response_stream_at_the_same_time(upstream: ScriptedUpstream
             response = await transport.send(get("duplex", b"POST", body=body()))
             for word in (b"one", b"two", b"three"):
                 asked.put_nowait(word)
-                assert await asyncio.wait_for(response.read(), 2) == word
+                assert await asyncio.wait_for(response.read(), 15) == word
             asked.put_nowait(None)
-            assert await asyncio.wait_for(response.read(), 2) == b""
+            assert await asyncio.wait_for(response.read(), 15) == b""
             assert transport.pools[0].idle_count == 1
 
     run(main)

@@ -70,6 +70,9 @@ def sips(peer: Peer, seen: Seen) -> bool:
     return False
 
 
+LATE_SECONDS = 5.0
+"""Without its deadline an exchange lasts for 20 and more: this leaves room for a busy machine."""
+
 SAYS: dict[str, Script] = {
     "early-open": sips,  # a name whose body is left to the script
     "body-drips": drips(OK + b"Content-Length: 100000\r\n\r\n", b"a", 0.03),
@@ -403,7 +406,7 @@ def test_an_answer_comes_whole_in_time_or_not_at_all(name: str, warm: bool, remo
             started = time.monotonic()
             with pytest.raises(WireError) as caught:
                 await client.post(b"/" + name.encode(), [], body, 0.5)
-            assert time.monotonic() - started < 1
+            assert time.monotonic() - started < LATE_SECONDS
             assert caught.value.possibly_executed
             assert len(remote.requests(name)) == 1
             assert is_at_rest(client)
@@ -434,7 +437,7 @@ def test_waiting_for_a_connection_counts(remote: ScriptedUpstream) -> None:
             started = time.monotonic()
             with pytest.raises(WireError) as caught:
                 await ask(client, "ok", 0.4)
-            assert time.monotonic() - started < 1
+            assert time.monotonic() - started < LATE_SECONDS
             assert not caught.value.possibly_executed
             assert len(remote.seen) == 1
             await cancelled(busy)
@@ -446,13 +449,13 @@ def test_what_is_left_after_the_wait_is_all_an_answer_gets(remote: ScriptedUpstr
     async def main() -> None:
         loop = asyncio.get_running_loop()
         async with opened(remote.url, connections_max=1) as client:
-            first = asyncio.create_task(ask(client, "no-head", 0.5))
+            first = asyncio.create_task(ask(client, "no-head", 1.2))
             await until(lambda: bool(remote.seen))
             started = loop.time()
             with pytest.raises(WireError) as caught:
-                await ask(client, "body-drips", 1)
+                await ask(client, "body-drips", 1.6)
             assert caught.value.possibly_executed
-            assert loop.time() - started < 1.4
+            assert loop.time() - started < 2.6  # all of its time again would make 2.8
             with pytest.raises(WireError):
                 await first
 
@@ -471,7 +474,7 @@ def test_who_can_not_be_reached_was_sent_nothing() -> None:
                 started = time.monotonic()
                 with pytest.raises(WireError) as caught:
                     await ask(client, "ok", 0.4)
-                assert time.monotonic() - started < 1
+                assert time.monotonic() - started < LATE_SECONDS
                 assert not caught.value.possibly_executed
 
     run(main)
@@ -627,7 +630,7 @@ def test_a_successor_has_no_more_time_than_its_caller_had(name: str, remote: Scr
             with pytest.raises(WireError) as caught:
                 await left.answer()
             assert caught.value.possibly_executed
-            assert loop.time() - started < 1
+            assert loop.time() - started < LATE_SECONDS
             assert is_at_rest(client)
 
     run(main)

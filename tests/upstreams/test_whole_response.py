@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.errors import UpstreamError
@@ -84,7 +84,6 @@ def test_what_is_not_plain_is_left_to_the_full_parser(change):
     assert read_whole(data, {}) is None
 
 
-@settings(max_examples=400, deadline=None)
 @given(st.data())
 def test_what_the_short_cut_accepts_the_full_parser_accepts_alike(data):
     mutated = bytearray(PLAIN)

@@ -21,6 +21,8 @@ from tests.upstreams.conftest import run, until
 from tests.upstreams.hostile import BEHAVIOURS, OK, Behaviour, Peer, Script, ScriptedUpstream, Seen
 
 SECONDS = 0.4
+LOADED_SECONDS = 5
+"""By how much the machine that runs this may be late; without a deadline the peer would hang for 20."""
 VERIFY = "keys.verifyKey"
 VALID = said({"valid": True, "code": "VALID", "keyId": "key_1", "credits": 95}).body
 WHOLE = OK + b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(VALID) + VALID
@@ -79,7 +81,7 @@ def test_no_verify_is_sent_twice_whatever_becomes_of_it(behaviour: Behaviour, se
                 started = time.monotonic()
                 with pytest.raises(UnkeyUnavailable) as caught:
                     await verify(client)
-                assert time.monotonic() - started < SECONDS + 0.6
+                assert time.monotonic() - started < SECONDS + LOADED_SECONDS
                 assert caught.value.possibly_executed
                 assert len(remote.requests(VERIFY)) == served + 1
 
