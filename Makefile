@@ -1,6 +1,8 @@
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 BIN := .venv/bin
+# Many tests wait for a clock or a process, so two at a time for each core; each worker first has to collect them all.
+TEST_WORKERS ?= $(shell cores=$$(nproc); echo $$((cores < 4 ? 2 * cores : 8)))
 
 help: ## What can be made here
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -17,7 +19,7 @@ run: install ## A gateway, a demo upstream, a funded key, and a curl line to pas
 	$(BIN)/gateway dev
 
 test: install ## Every test, with counts that fit in minutes
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadgroup
 
 test-browser: install ## The pages, in a real browser (Debian: apt-get install chromium chromium-driver)
 	$(BIN)/python -m pytest tests/browser
