@@ -22,7 +22,7 @@ from tests.upstreams.hostile import (
     refusing_port,
 )
 
-QUICK = {"response_timeout_seconds": 0.3, "idle_timeout_seconds": 0.3, "connect_timeout_seconds": 0.3}
+QUICK = {"response_timeout_seconds": 0.5, "idle_timeout_seconds": 0.5}
 
 
 async def chunks(*parts: bytes) -> AsyncIterator[bytes]:
@@ -77,7 +77,7 @@ def test_an_unknown_host_is_unreachable_and_not_executed(kind: str) -> None:
 def test_a_blackhole_is_a_timeout_and_not_executed(kind: str) -> None:
     async def main() -> None:
         with blackhole_port() as port:
-            async with opened(kind, f"http://127.0.0.1:{port}", **QUICK) as transport:
+            async with opened(kind, f"http://127.0.0.1:{port}", **QUICK, connect_timeout_seconds=0.3) as transport:
                 with pytest.raises(UpstreamTimeout) as caught:
                     await transport.send(get("ok"))
                 assert caught.value.possibly_executed is False

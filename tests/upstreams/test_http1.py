@@ -210,7 +210,7 @@ def test_an_early_answer_is_delivered_while_the_body_is_still_sent(upstream: Scr
             response = await asyncio.wait_for(transport.send(get("early", b"POST", body=body())), 15)
             assert (response.status, await read_all(response)) == (413, b"no")
             await asyncio.wait_for(closed.wait(), 15)
-            assert transport.pools[0].open_count == 0
+            await until(lambda: transport.pools[0].open_count == 0)
 
     run(main)
 
