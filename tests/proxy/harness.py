@@ -57,9 +57,18 @@ def section(path: str, **rest) -> RouteSection:
 
 
 class Proxy(Server):
-    """`provider` may be wrapped: `wrap(provider)` is what the endpoint gets."""
+    """`provider` may be wrapped: `wrap(provider)` is what the endpoint gets. `patience_seconds`: with upstreams."""
 
-    def __init__(self, path: Path, targets: dict[str, str], *, wrap=lambda provider: provider, trusted=(), **server):
+    def __init__(
+        self,
+        path: Path,
+        targets: dict[str, str],
+        *,
+        wrap=lambda provider: provider,
+        trusted=(),
+        patience_seconds=RESPONSE_TIMEOUT_SECONDS,
+        **server,
+    ):
         super().__init__(self._answer, **server)
         self.path = path
         prepare_database(path)
@@ -68,6 +77,7 @@ class Proxy(Server):
         self._targets = targets
         self._wrap = wrap
         self._trusted = trusted
+        self._patience_seconds = patience_seconds
 
     async def _answer(self, scope, receive, send):
         await self.endpoint(scope, receive, send)
@@ -86,7 +96,7 @@ class Proxy(Server):
         self.provider = LocalProvider(database, deadlines, Settings(hold_timeout_seconds=HOLD_TIMEOUT_SECONDS))
         await self.provider.open()
         stack.push_async_callback(self.provider.aclose)
-        quick = {"response_timeout_seconds": RESPONSE_TIMEOUT_SECONDS, "connection_wait_seconds": 0.05}
+        quick = {"response_timeout_seconds": self._patience_seconds, "connection_wait_seconds": 0.05}
         sections = {name: UpstreamSection(targets=(url,), **quick) for name, url in self._targets.items()}
         sections["narrow"] = UpstreamSection(targets=(self._targets["scripted"],), connections_max=1, **quick)
         self.transports = open_transports(sections, deadlines, loop)

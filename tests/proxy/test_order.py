@@ -232,10 +232,10 @@ def test_a_call_whose_hold_was_ended_by_recovery_is_not_served(targets, tmp_path
     ledger = Ledger(tmp_path / "gateway.db")
 
     async def survive():
-        async with ledger.provider(heartbeat_seconds=0.02, dead_after_seconds=0.1):
+        async with ledger.provider(heartbeat_seconds=0.05, dead_after_seconds=0.5):
             await until(lambda: account.books == (100, 0))
 
-    with Proxy(ledger.path, targets) as proxy:
+    with Proxy(ledger.path, targets, patience_seconds=60) as proxy:
         account = proxy.account()
         caller = account.send(target)
         gate.wait_entered()
