@@ -46,10 +46,14 @@ CONFIG: dict[str, Any] = {
 }
 
 
-@functools.cache
-def _keys() -> tuple[rsa.RSAPrivateKey, ec.EllipticCurvePrivateKey]:
-    """Made once: to find the primes takes longer than most of these tests."""
+def _make_keys() -> tuple[rsa.RSAPrivateKey, ec.EllipticCurvePrivateKey]:
     return rsa.generate_private_key(public_exponent=65_537, key_size=2_048), ec.generate_private_key(ec.SECP256R1())
+
+
+@functools.cache
+def _known_keys() -> tuple[rsa.RSAPrivateKey, ec.EllipticCurvePrivateKey]:
+    """Made once: to find the primes takes longer than most of these tests."""
+    return _make_keys()
 
 
 @functools.cache
@@ -61,8 +65,9 @@ def _description() -> Description:
 class App:
     """Whose users come with tokens: its keys, and the JWKS that it publishes."""
 
-    def __init__(self) -> None:
-        self.rsa, self.ec = _keys()
+    def __init__(self, *, is_stranger: bool = False) -> None:
+        """A stranger has keys of its own, under the same names."""
+        self.rsa, self.ec = _make_keys() if is_stranger else _known_keys()
         self.published: list[dict[str, Any]] = [
             {**jwt.algorithms.RSAAlgorithm.to_jwk(self.rsa.public_key(), as_dict=True), "kid": "r1", "use": "sig"},
             {**jwt.algorithms.ECAlgorithm.to_jwk(self.ec.public_key(), as_dict=True), "kid": "e1", "use": "sig"},
