@@ -116,7 +116,7 @@ EXPLANATIONS = (
     Explanation(
         Conflict(),
         "A `reference` was used before for other content; or a request with the same `Idempotency-Key` is still being"
-        " worked on.",
+        " worked on; or the user has as many API keys as `identity.keys_per_user_max` allows.",
         "Use a new reference, or repeat exactly what was said the first time. Where there is a `Retry-After`, repeat"
         " the same request after it.",
     ),

@@ -6,11 +6,14 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, cast
 
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp
+
 from gateway.api.checkout import Checkouts
 from gateway.api.control_plane import ControlPlane
 from gateway.api.credits import Credits
 from gateway.api.description import Description, openapi_text
-from gateway.api.idempotency import Idempotency
+from gateway.api.idempotency import HEADER_NAME, Idempotency
 from gateway.api.identity import Identifier
 from gateway.api.keys import Keys
 from gateway.api.operation import AnyOperation
@@ -40,7 +43,7 @@ def open_control_plane(
     ids: RequestIds,
     metrics: Metrics,
     access_log: AccessLog | None = None,
-) -> ControlPlane:
+) -> ASGIApp:
     """The control plane of a running gateway. It is closed by the stack, before what was put there earlier."""
     tokens = _open_tokens(config.identity, stack)
     identifier = Identifier(provider, config.identity.admin_token.get_secret_value(), tokens)
@@ -48,7 +51,19 @@ def open_control_plane(
     recorder = Recorder({operation.path for operation in operations}, metrics, access_log)
     control = ControlPlane(operations, identifier, Idempotency(database), ids, recorder)
     stack.push_async_callback(control.aclose)
-    return control
+    origins = config.identity.cors_origins
+    return open_to_pages(control, origins) if origins else control
+
+
+def open_to_pages(app: ASGIApp, origins: Sequence[str]) -> ASGIApp:
+    """The app for web pages of these origins too (CORS). Cookies are no credential here, so none are let along."""
+    return CORSMiddleware(
+        app,
+        allow_origins=origins,
+        allow_methods=["GET", "POST", "DELETE"],
+        allow_headers=["Authorization", "X-API-Key", "Content-Type", HEADER_NAME],
+        expose_headers=["X-Request-Id", "Retry-After", "Idempotency-Replayed"],
+    )
 
 
 def operations_of(config: Config, provider: CreditsProvider, billing: Billing | None) -> Sequence[AnyOperation]:
@@ -66,7 +81,11 @@ def openapi_document() -> str:
 def described(config: Config, provider: CreditsProvider, billing: Billing | None) -> Sequence[AnyOperation]:
     """What it can do besides describing itself."""
     return [
-        *Keys(provider, Signup(provider, config.credits.signup_credits)).operations(),
+        *Keys(
+            provider,
+            Signup(provider, config.credits.signup_credits),
+            per_user_max=config.identity.keys_per_user_max,
+        ).operations(),
         *Credits(provider).operations(),
         *Pricing(config, is_selling=billing is not None).operations(),
         *Checkouts(provider, billing).operations(),

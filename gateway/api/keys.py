@@ -96,9 +96,10 @@ class WhichKeys(Page):
 class Keys:
     """The handlers."""
 
-    def __init__(self, provider: CreditsProvider, signup: Signup) -> None:
+    def __init__(self, provider: CreditsProvider, signup: Signup, *, per_user_max: int) -> None:
         self._provider = provider
         self._signup = signup
+        self._per_user_max = per_user_max
 
     async def create(self, request: Request[NewKey, None]) -> NewSecret:
         body, attempt = request.body, request.attempt
@@ -116,19 +117,27 @@ class Keys:
 
     async def _make(self, user_id: str, body: NewKey, attempt: Attempt | None) -> tuple[str, ApiKey]:
         """The key, still without credits where the request may be tried again: they are granted under a reference."""
-        if attempt is None:
-            return await self._provider.create(
-                user_id, credits=body.credits or 0, name=body.name, expires_at=body.expires_at
-            )
-        if attempt.key_id is not None:
+        if attempt is not None and attempt.key_id is not None:
             rotated = await self._provider.rotate(attempt.key_id)
             if rotated is not None:
                 return rotated
-        secret, key = await self._provider.create(user_id, credits=0, name=body.name, expires_at=body.expires_at)
-        if not await attempt.note_key(key.key_id):
+        await self._check_room(user_id, 1)
+        first = (body.credits or 0) if attempt is None else 0
+        secret, key = await self._provider.create(user_id, credits=first, name=body.name, expires_at=body.expires_at)
+        if attempt is not None and not await attempt.note_key(key.key_id):
             await self._provider.revoke(key.key_id)
             raise still_running()
+        try:
+            await self._check_room(user_id, 0)  # others may have made theirs at the same time
+        except Conflict:
+            await self._provider.revoke(key.key_id)
+            raise
         return secret, key
+
+    async def _check_room(self, user_id: str, more: int) -> None:
+        """Raises Conflict where the user can't have so many more keys."""
+        if await self._provider.count_keys(user_id) + more > self._per_user_max:
+            raise Conflict(f"The user has {self._per_user_max} API keys, and may not have more. Revoke one first.")
 
     async def list(self, request: Request[None, WhichKeys]) -> KeyPage:
         query, identity = request.query, request.identity
@@ -158,8 +167,9 @@ class Keys:
                 "createApiKey", "POST", "/api-keys", "Make an API key",
                 "With a token of the app: a key of the token's user, with the signup credits if it is the user's first."
                 " With the admin token: a key of `user_id`, with `credits` if they are said. The secret is in this"
-                " answer and nowhere else.",
+                " answer and nowhere else. Who has `identity.keys_per_user_max` keys gets no more: 409.",
                 self.create, OWNERS, NewSecret, 201, body=NewKey, changes=True, takes_idempotency_key=True,
+                problems=(Conflict,),
             ),
             Operation(
                 "listApiKeys", "GET", "/api-keys", "List API keys",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import ipaddress
+import re
 from collections.abc import Iterator
 
 from pydantic import SecretStr
@@ -36,6 +37,8 @@ _NOT_FOR_COSTS = frozenset(
 )
 """Hop-by-hop fields (RFC 9110 section 7.6.1), framing, and what would break the response if it were consumed."""
 _EVERY_HOST = ("0.0.0.0", "::")  # noqa: S104 - compared with, not bound
+_ORIGIN = re.compile(r"https?://(?:[a-z0-9.-]+|\[[0-9a-f:.]+\])(?::[1-9][0-9]{0,4})?")
+"""RFC 6454 section 6.2, as browsers write it: compared letter by letter."""
 _BEATS_MIN = 3
 """A process may miss a beat or two without being taken for dead: that would end holds that are in use."""
 
@@ -47,6 +50,7 @@ def check(config: Config) -> list[Finding]:
         *_check_database(config),
         *_check_credits(config),
         *_check_identity(config),
+        *_check_origins(config),
         *_check_upstreams(config),
         *_check_routes(config),
         *_check_ties(config.routes),
@@ -220,6 +224,13 @@ def _check_ties(routes: tuple[RouteSection, ...]) -> Iterator[Finding]:
         yield Finding(
             ("routes", index, "path"), f"takes the same {'/'.join(methods)} calls as routes[{other}]", None, depends
         )
+
+
+def _check_origins(config: Config) -> Iterator[Finding]:
+    for index, origin in enumerate(config.identity.cors_origins):
+        if origin != "*" and not _ORIGIN.fullmatch(origin):
+            why = "not an origin, such as https://app.example.com: without a path, in lower case"
+            yield Finding(("identity", "cors_origins", index), why, shows=True)
 
 
 def _check_billing(config: Config) -> Iterator[Finding]:

@@ -139,6 +139,10 @@ class IdentitySection(Section):
     """The app's back end and ops. Empty: nobody is admin."""
     jwt: JwtSection | None = None
     """Absent: no JWT is accepted."""
+    keys_per_user_max: Annotated[int, Field(strict=True, ge=1, le=100_000)] = 100
+    """API keys that a user may have at a time, without the revoked ones. The command line may make more."""
+    cors_origins: tuple[str, ...] = ()
+    """Origins (https://app.example.com, or "*") whose web pages may use the control plane. None: no page may."""
 
 
 class TlsSection(Section):

@@ -73,6 +73,12 @@ def list_keys(connection: Connection, user_id: str | None, after: str, limit: in
     return [_api_key(row) for row in connection.execute(query)]
 
 
+def count_keys(connection: Connection, user_id: str) -> int:
+    """How many keys of the user are not revoked."""
+    in_use = keys.c.user_id == user_id, keys.c.revoked_at.is_(None)
+    return int(connection.execute(select(func.count()).select_from(keys).where(*in_use)).scalar_one())
+
+
 def find_balance(connection: Connection, key_id: str) -> Balance | None:
     key = find_key(connection, key_id)
     return None if key is None else Balance(key.key_id, key.user_id, key.available, key.held)

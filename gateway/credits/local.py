@@ -156,6 +156,9 @@ class LocalProvider:
     async def list(self, user_id: str | None = None, *, after: str = "", limit: int = 100) -> Sequence[ApiKey]:
         return await self._database.read(lambda connection: ledger.list_keys(connection, user_id, after, limit))
 
+    async def count_keys(self, user_id: str) -> int:
+        return await self._database.read(lambda connection: ledger.count_keys(connection, user_id))
+
     async def history(self, key_id: str, *, before: int | None = None, limit: int = 50) -> Sequence[Entry]:
         return await self._database.read(lambda connection: ledger.history(connection, key_id, before, limit))
 

@@ -216,6 +216,9 @@ class CreditsProvider(Protocol):
 
     async def list(self, user_id: str | None = None, *, after: str = "", limit: int = 100) -> Sequence[ApiKey]: ...
 
+    async def count_keys(self, user_id: str) -> int:
+        """How many keys of the user our books have, without the revoked ones."""
+
     async def history(self, key_id: str, *, before: int | None = None, limit: int = 50) -> Sequence[Entry]:
         """Entries, newest first, older than the entry id `before`."""
 

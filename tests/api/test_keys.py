@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from tests.api.harness import SIGNUP_CREDITS
+from tests.api.harness import CONFIG, SIGNUP_CREDITS, gather
 
 ODD_USER_IDS = {
     "NUL": "a\0b",
@@ -190,3 +190,30 @@ def test_fields_that_do_not_exist_are_named(with_api):
         assert answer.errors.keys() == {"offset"}
 
     with_api(test)
+
+
+def test_a_user_has_no_more_keys_than_the_config_allows_however_many_are_asked_for_at_once(with_any_api):
+    async def test(api):
+        answers = await gather(
+            12, lambda n: api.call("POST /api-keys", {}, user="alice", once=f"k{n}" if n % 2 else None)
+        )
+        made = [answer.json for answer in answers if answer.status == 201]
+        assert {answer.status for answer in answers} <= {201, 409}
+        assert len(made) <= 3
+        while (answer := await api.call("POST /api-keys", {}, user="alice")).status == 201:
+            made.append(answer.json)
+        assert len(made) == 3
+        assert (answer.status, answer.slug) == (409, "conflict")
+        assert "3 API keys" in answer.json["detail"]
+        assert await usable(api) == {key["key_id"] for key in made}
+        assert (await api.call("POST /api-keys", {"user_id": "alice"}, admin=True)).slug == "conflict"
+        assert (await api.call("POST /api-keys", {}, user="bob")).status == 201
+        await api.call(f"DELETE /api-keys/{made[0]['key_id']}", user="alice")
+        assert (await api.call("POST /api-keys", {}, user="alice")).status == 201
+
+    with_any_api(test, config={"identity": {**CONFIG["identity"], "keys_per_user_max": 3}})
+
+
+async def usable(api) -> set[str]:
+    listed = (await api.call("GET /api-keys?limit=100", user="alice")).json["api_keys"]
+    return {key["key_id"] for key in listed if key["revoked_at"] is None}

@@ -26,3 +26,16 @@ def test_keys_that_anybody_could_replace_on_their_way_are_refused(url):
     with pytest.raises(ConfigError) as caught:
         parse_config(CONFIG.format(url=url).encode(), {})
     assert [problem.path for problem in caught.value.problems] == ["identity.jwt.jwks_url"]
+
+
+@pytest.mark.parametrize(
+    "origin",
+    ["https://app.example.com/", "app.example.com", "https://App.example.com", "https://*.example.com", "null", ""],
+)
+def test_what_is_no_origin_is_refused_for_no_browser_would_ever_send_it(origin):
+    config = CONFIG.format(url="https://app.example.com/jwks.json").replace(
+        "identity: {", f'identity: {{cors_origins: ["*", "http://localhost:3000", "{origin}"], '
+    )
+    with pytest.raises(ConfigError) as caught:
+        parse_config(config.encode(), {})
+    assert [problem.path for problem in caught.value.problems] == ["identity.cors_origins[2]"]

@@ -14,6 +14,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
+from gateway.credits import ledger
 from gateway.credits.checks import check_credits, check_grant
 from gateway.credits.heart import Heart
 from gateway.credits.journal import Journal
@@ -159,6 +160,9 @@ class UnkeyProvider:
 
     async def list(self, user_id: str | None = None, *, after: str = "", limit: int = 100) -> Sequence[ApiKey]:
         return await self._keys.list(user_id, after=after, limit=limit)
+
+    async def count_keys(self, user_id: str) -> int:
+        return await self._database.read(lambda connection: ledger.count_keys(connection, user_id))
 
     async def history(self, key_id: str, *, before: int | None = None, limit: int = 50) -> Sequence[Entry]:
         return await self._keys.history(key_id, before=before, limit=limit)
