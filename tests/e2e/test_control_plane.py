@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import http.server
 import json
 import random
 import sqlite3
-import threading
 import time
 
 import pytest
@@ -19,6 +17,7 @@ from gateway.errors import OutOfCredits
 from tests.api.harness import AUDIENCE, ISSUER, SIGNUP_CREDITS, App
 from tests.e2e.caller import Answer, Caller, call
 from tests.e2e.harness import allow_many_sockets, count, gateway, settings
+from tests.e2e.published import published_app
 
 ADMIN_TOKEN = "the-admin-token-of-these-tests"
 CROWD = 100
@@ -46,26 +45,8 @@ async def crowd(port, requests) -> list[Answer]:
 @pytest.fixture(scope="module")
 def app():
     """The app with its JWKS on a socket: `app.url`."""
-    made = App()
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            body = json.dumps({"keys": made.published}).encode()
-            self.send_response(200)
-            self.send_header("content-length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_arguments):
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    made.url = f"http://127.0.0.1:{server.server_port}/jwks.json"
-    yield made
-    server.shutdown()
-    server.server_close()
+    with published_app() as made:
+        yield made
 
 
 @pytest.fixture
