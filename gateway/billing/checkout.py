@@ -126,7 +126,7 @@ def _create(
 ) -> tuple[Order, bool]:
     if connection.execute(select(keys.c.id).where(keys.c.key_id == key_id)).first() is None:
         _refuse_key("it was made elsewhere and has never been used here: make one call with it first")
-    if orders.has_disputed(connection, user_id):
+    if orders.has_disputed(connection, user_id, livemode=livemode):
         raise Conflict("A payment of this user is disputed at the bank. Until that is decided, nothing can be bought.")
     return orders.create(connection, sale, user_id=user_id, key_id=key_id, livemode=livemode, attempt=attempt)
 

@@ -196,14 +196,14 @@ def read_paid(connection: Connection, after: str, limit: int) -> Sequence[Order]
     return [_order(row) for row in connection.execute(query.order_by(orders.c.id).limit(limit))]
 
 
-def read_disputed(connection: Connection) -> Sequence[Order]:
-    """Orders over which a bank has not decided yet."""
-    return _all(connection, orders.c.is_disputed == 1)
+def read_disputed(connection: Connection, *, livemode: bool) -> Sequence[Order]:
+    """Orders over which a bank has not decided yet. Those of the other mode our key could not ask about."""
+    return _all(connection, orders.c.is_disputed == 1, orders.c.livemode == int(livemode))
 
 
-def has_disputed(connection: Connection, user_id: str) -> bool:
+def has_disputed(connection: Connection, user_id: str, *, livemode: bool) -> bool:
     """Whether a bank has yet to decide over one of the user's orders."""
-    disputed = orders.c.user_id == user_id, orders.c.is_disputed == 1
+    disputed = orders.c.user_id == user_id, orders.c.is_disputed == 1, orders.c.livemode == int(livemode)
     return connection.execute(select(orders.c.id).where(*disputed).limit(1)).first() is not None
 
 

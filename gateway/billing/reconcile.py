@@ -81,6 +81,8 @@ class Reconciler:
         follow_up: FollowUp,
         owner: str,
         schedule: Schedule,
+        *,
+        livemode: bool,
     ) -> None:
         self._database = database
         self._provider = provider
@@ -90,6 +92,7 @@ class Reconciler:
         self._follow_up = follow_up
         self._owner = owner
         self._schedule = schedule
+        self._livemode = livemode
 
     async def work(self) -> None:
         """What is due of the schedule, unless another process does it."""
@@ -144,7 +147,7 @@ class Reconciler:
 
     async def _payments(self, since: int) -> list[str]:
         """The payments whose money may have moved: what Stripe lists, and ours that a bank has not decided over."""
-        disputed = await self._database.read(orders.read_disputed)
+        disputed = await self._database.read(partial(orders.read_disputed, livemode=self._livemode))
         found = {order.payment_id for order in disputed if order.payment_id is not None}
         for listed in (self._stripe.list_refunded(since), self._stripe.list_disputed(since)):
             found |= await _gathered(listed)

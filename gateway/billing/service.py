@@ -110,7 +110,8 @@ class Billing:
         refunds = Refunds(database, provider, stripe, self._fulfilment, freezes, box)
         follow_up = FollowUp(database, provider, crediting, refunds, freezes)
         self._reconciler = Reconciler(
-            database, provider, stripe, self._fulfilment, refunds, follow_up, owner, settings.schedule
+            *(database, provider, stripe, self._fulfilment, refunds, follow_up, owner, settings.schedule),
+            livemode=livemode,
         )
         worker = InboxWorker(database, self._fulfilment, refunds, owner)
         self._inbox = Loop("the inbox", worker.work, settings.poll_seconds)

@@ -144,6 +144,28 @@ def test_a_dispute_is_followed_to_its_end_however_old_it_is(local_shop, run):
     run(main())
 
 
+def test_a_dispute_over_test_money_holds_up_nothing_once_real_money_is_taken(local_shop, run):
+    async def main():
+        shop = local_shop
+        async with shop.open():
+            async with shop.gateway() as gateway:
+                _, key = await gateway.buyer()
+                checkout = await gateway.buy(key)
+                shop.acts.pay(checkout.checkout_id)
+                shop.acts.dispute(checkout.checkout_id)
+                await gateway.billing.reconcile(3)
+            books = shop.stripe.database
+            for table in (books.sessions, books.payment_intents, books.disputes):  # nothing of it is there in live mode
+                for document in table:
+                    table.remove(document["id"])
+            async with shop.gateway(secret_key="sk_live_sandbox") as gateway:
+                _, other = await gateway.buyer("user_1")
+                assert (await gateway.billing.reconcile(3)).failures == []
+                await gateway.buy(other)
+
+    run(main())
+
+
 def test_an_order_that_never_had_a_checkout_expires_once_stripe_shows_none(local_shop, run):
     async def main():
         shop = local_shop
