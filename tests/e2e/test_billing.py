@@ -114,7 +114,7 @@ def in_a_shop(directory, act, **config) -> None:
 @pytest.mark.parametrize("keeper", ["local", "unkey"] if TORTURE else ["local"])
 def test_every_paid_order_is_credited_once_by_two_replicas_of_which_one_is_killed(tmp_path, keeper):
     """Each event many times at once, shuffled, under two ids; half of the buyers land before anything was told."""
-    buyers, copies = count(5, 20), count(5, 50)
+    buyers, copies = count(5, 10), count(5, 50)
 
     async def act(shop: Shop) -> None:
         dice = random.Random(7)
