@@ -9,7 +9,7 @@ import pytest
 
 from gateway.billing.reconcile import Schedule
 from gateway.credits.provider import Drift
-from gateway.errors import BillingUnavailable
+from gateway.errors import BillingUnavailable, Conflict
 from tests.billing.harness import NEVER, TORTURE, Gateway
 
 ORDERS = 250 if TORTURE else 8
@@ -144,24 +144,27 @@ def test_a_dispute_is_followed_to_its_end_however_old_it_is(local_shop, run):
     run(main())
 
 
-def test_a_dispute_over_test_money_holds_up_nothing_once_real_money_is_taken(local_shop, run):
+def test_a_dispute_over_money_of_the_other_mode_holds_up_nothing(local_shop, run):
+    """Of test money, once real money is taken: our key can't ask about it any more."""
+
     async def main():
         shop = local_shop
-        async with shop.open():
-            async with shop.gateway() as gateway:
-                _, key = await gateway.buyer()
-                checkout = await gateway.buy(key)
-                shop.acts.pay(checkout.checkout_id)
-                shop.acts.dispute(checkout.checkout_id)
-                await gateway.billing.reconcile(3)
+        async with shop.open(), shop.gateway() as gateway:
+            _, key = await gateway.buyer()
+            checkout = await gateway.buy(key)
+            shop.acts.pay(checkout.checkout_id)
+            shop.acts.dispute(checkout.checkout_id)
+            await gateway.billing.reconcile(3)
+            _, other = await gateway.buyer()
+            with pytest.raises(Conflict):
+                await gateway.buy(other)
+            await write(gateway, "UPDATE orders SET livemode = 1 - livemode")
             books = shop.stripe.database
-            for table in (books.sessions, books.payment_intents, books.disputes):  # nothing of it is there in live mode
+            for table in (books.sessions, books.payment_intents, books.disputes):
                 for document in table:
                     table.remove(document["id"])
-            async with shop.gateway(secret_key="sk_live_sandbox") as gateway:
-                _, other = await gateway.buyer("user_1")
-                assert (await gateway.billing.reconcile(3)).failures == []
-                await gateway.buy(other)
+            assert (await gateway.billing.reconcile(3)).failures == []
+            await gateway.buy(other)
 
     run(main())
 
