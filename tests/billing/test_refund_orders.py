@@ -19,7 +19,11 @@ from gateway.sandbox.stripe.answers import Refusal
 from tests.billing.harness import TORTURE, Gateway, Shop
 
 PARTS = 12 if TORTURE else 1
-CASES_OF_A_PART = None if TORTURE else 3
+TELLING = (
+    (("spend", "dispute", "close", "buy", "refund 1", "refund 2"), "lost", "all of it"),
+    (("spend", "dispute", "close", "refund 1", "buy", "refund 2"), "won", "all of it"),
+)
+"""Orders in which something is owed, and is paid by a purchase or by what comes back. One more is drawn to them."""
 SEED = 20261128
 SOLD, PRICE = 200, 2000
 ACTS = ("refund 1", "refund 2", "dispute", "close", "spend", "buy")
@@ -166,9 +170,10 @@ class Case:
 def test_whatever_comes_first_each_order_is_clawed_by_its_share_and_debt_is_paid_by_the_next(shop, run, part):
     every = list(cases())
     assert len(every) == len(set(every)) == 360 * 4
+    assert set(TELLING) <= set(every)
     dice = random.Random(SEED + part)
     random.Random(SEED).shuffle(every)
-    chosen = every[part::PARTS][:CASES_OF_A_PART]
+    chosen = every[part::PARTS] if TORTURE else [*TELLING, every[0]]
 
     async def main():
         async with shop.open(), shop.gateway() as one, shop.gateway() as two:
