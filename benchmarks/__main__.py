@@ -1,4 +1,5 @@
-"""`python -m benchmarks`: every contender on one pinned core, in one run, in interleaved rounds.
+"""`python -m benchmarks`: every contender on one pinned core, in one run, in interleaved rounds. Two loads:
+calls that crowd the proxy, and one call at a time.
 
 The proxy under test has one core; wrk, the upstream and the stub share the other. Exit status: 0 measured, 2 a tool is
 missing or a contender can't be trusted (it did not start, answered wrongly, made errors, or its books don't balance).
@@ -14,11 +15,12 @@ import signal
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks import report
-from benchmarks.contenders import NAMES, PROXIES, Bench, Running, gateway_command, start_bare, start_upstream
+from benchmarks import lonely, report
+from benchmarks.contenders import NAMES, PROXIES, UNPROXIED, Bench, Running, gateway_command, start_upstream
 from benchmarks.load import Load, Run, check_answer, run_wrk
 from benchmarks.processes import Server, Servers, Unusable
 from benchmarks.sold import check_spent
@@ -43,15 +45,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> None:
     tools = find_tools(envoy="envoy" in options.only)
-    figures = _measure(options, options.only, tools)
+    figures, alone = _measure(options, options.only, tools)
     setting = _setting(options, tools)
-    print(report.table(figures))
-    if note := report.disturbance(figures):
+    tables = [report.table(figures)] if figures else []
+    print("\n\n".join([*tables, lonely.table(alone)]))
+    if note := report.disturbance([*figures, *alone]):
         print(f"\nnote: {note}")
     if options.json:
-        Path(options.json).write_text(json.dumps(report.document(figures, setting), indent=2) + "\n")
+        document = report.document(figures, setting) | {"one_call_at_a_time": lonely.document(alone)}
+        Path(options.json).write_text(json.dumps(document, indent=2) + "\n")
     if options.write_docs:
-        report.write_docs(figures, setting, DOCS)
+        report.write_docs(figures, alone, lonely.rows(alone), setting, DOCS)
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -60,6 +64,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=8, help="length of a timed run (default 8)")
     parser.add_argument("--warm-up", type=float, default=2, help="seconds of load before each timed run (default 2)")
     parser.add_argument("--connections", type=int, default=32, help="calls in flight (default 32)")
+    parser.add_argument("--lonely-seconds", type=float, default=3, help="of one call at a time, a round (default 3)")
+    parser.add_argument("--only-lonely", action="store_true", help="measure nothing but one call at a time")
     parser.add_argument("--retries", type=int, default=2, help="of a run that other programs disturbed (default 2)")
     parser.add_argument("--quick", action="store_true", help="one round of 4 s after 1 s: a first impression")
     parser.add_argument("--only", type=_names, default=NAMES, metavar="NAMES", help=f"of {','.join(NAMES)}")
@@ -70,6 +76,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.quick:
         options.rounds, options.seconds, options.warm_up, options.retries = 1, 4.0, 1.0, 0
+        options.lonely_seconds = min(options.lonely_seconds, 2.0)
+    if options.only_lonely and options.write_docs:
+        parser.error("--write-docs needs both tables: leave out --only-lonely")
     return options
 
 
@@ -88,49 +97,65 @@ def _cores(text: str) -> tuple[int, int]:
     return int(proxy), int(load)
 
 
-def _measure(options: argparse.Namespace, names: Sequence[str], tools: Tools) -> list[report.Figures]:
+def _measure(
+    options: argparse.Namespace, names: Sequence[str], tools: Tools
+) -> tuple[list[report.Figures], list[report.Figures]]:
+    """The figures of a crowd of calls (none if only one call at a time is wanted), and of one call at a time."""
     core_proxy, core_load = options.cores
-    load = Load(tools.wrk, options.connections, core_proxy, core_load)
+    crowd = Load(tools.wrk, options.connections, core_proxy, core_load)
+    alone = replace(crowd, connections=1)
     with tempfile.TemporaryDirectory(prefix="bench-") as folder, Servers(Path(folder)) as servers:
         directory = Path(folder)
         upstream, upstream_port, stub_port = start_upstream(servers, tools, directory, core_load)
         command = gateway_command(options.gateway_command) if {"gateway", "gateway-unkey"} & set(names) else []
         bench = Bench(tools, servers, directory, core_proxy, upstream_port, stub_port, command)
-        contenders = [PROXIES[name](bench) if name in PROXIES else start_bare(bench, upstream) for name in names]
-        for one in contenders:
-            check_answer(one.label, one.url, one.api_key)
-        counted, made = _rounds(options, load, contenders, upstream)
-        for one in contenders:
-            _check_after(one, made[one.name], options.connections)
-    return report.summarise(counted, {one.name: one.label for one in contenders})
+        everybody = [PROXIES[name](bench) if name in PROXIES else UNPROXIED[name](bench, upstream) for name in names]
+        for one in everybody:
+            check_answer(one.label, one.target)
+        crowded = _Rounds(options, crowd, options.seconds, upstream)
+        lonely_ones = _Rounds(options, alone, options.lonely_seconds, upstream)
+        for number in range(options.rounds):
+            for one in everybody:
+                if not options.only_lonely and one.name != "verify":
+                    crowded.run(number, one)
+            for one in everybody:
+                lonely_ones.run(number, one)
+        for one in everybody:
+            _check_after(one, [*crowded.made.get(one.name, ()), *lonely_ones.made[one.name]], options.connections)
+    labels = {one.name: one.label for one in everybody}
+    return report.summarise(crowded.counted, labels), report.summarise(lonely_ones.counted, labels)
 
 
-def _rounds(
-    options: argparse.Namespace, load: Load, contenders: Sequence[Running], upstream: Server
-) -> tuple[dict[str, list[Run]], dict[str, list[Run]]]:
-    """The runs of each contender: those that count, one a round, and all of them, warm-ups included."""
-    counted: dict[str, list[Run]] = {one.name: [] for one in contenders}
-    made: dict[str, list[Run]] = {one.name: [] for one in contenders}
-    for number in range(options.rounds):
-        for one in contenders:
-            servers = list({upstream, one.server})
-            made[one.name].append(run_wrk(load, one.url, one.api_key, options.warm_up, servers))
-            tries: list[Run] = []
-            while not tries or (tries[-1].others > report.DISTURBED_SHARE and len(tries) <= options.retries):
-                tries.append(run_wrk(load, one.url, one.api_key, options.seconds, servers))
-                one.server.check_alive()
-            made[one.name] += tries
-            run = min(tries, key=lambda run: run.others)
-            counted[one.name].append(run)
-            print(_progress(number, one, run, len(tries)), file=sys.stderr)
-    return counted, made
+class _Rounds:
+    """The runs of each contender under one load: `counted`, one a round, and `made`, all of them with the warm-ups."""
+
+    def __init__(self, options: argparse.Namespace, load: Load, seconds: float, upstream: Server) -> None:
+        self._options = options
+        self._load = load
+        self._seconds = seconds
+        self._upstream = upstream
+        self.counted: dict[str, list[Run]] = {}
+        self.made: dict[str, list[Run]] = {}
+
+    def run(self, number: int, one: Running) -> None:
+        servers = list({self._upstream, one.server})
+        made = self.made.setdefault(one.name, [])
+        made.append(run_wrk(self._load, one.target, min(self._options.warm_up, self._seconds), servers))
+        tries: list[Run] = []
+        while not tries or (tries[-1].others > report.DISTURBED_SHARE and len(tries) <= self._options.retries):
+            tries.append(run_wrk(self._load, one.target, self._seconds, servers))
+            one.server.check_alive()
+        made += tries
+        run = min(tries, key=lambda run: run.others)
+        self.counted.setdefault(one.name, []).append(run)
+        print(_progress(number, one, run, len(tries)), file=sys.stderr)
 
 
 def _progress(number: int, one: Running, run: Run, tries: int) -> str:
     again = f"  ({tries} tries, others used {run.others:.0%})" if tries > 1 else ""
     return (
         f"round {number + 1}  {one.label:28}{run.requests_per_second:9,.0f}/s  "
-        f"p50 {run.p50_ms:.2f}  p99 {run.p99_ms:.2f} ms{again}"
+        f"p50 {run.p50_ms:.3f}  p99 {run.p99_ms:.3f} ms{again}"
     )
 
 
@@ -142,7 +167,7 @@ def _check_after(one: Running, runs: Sequence[Run], connections: int) -> None:
         answered = sum(run.requests for run in runs) + 1  # and the one that check_answer made
         spent = check_spent(one.database, answered, len(runs) * connections)
         print(f"{one.label}: {answered:,} calls answered, {spent:,} credits spent", file=sys.stderr)
-    check_answer(one.label, one.url, one.api_key)
+    check_answer(one.label, one.target)
 
 
 def _setting(options: argparse.Namespace, tools: Tools) -> dict[str, object]:
@@ -151,6 +176,7 @@ def _setting(options: argparse.Namespace, tools: Tools) -> dict[str, object]:
         "seconds": options.seconds,
         "warm_up": options.warm_up,
         "connections": options.connections,
+        "lonely_seconds": options.lonely_seconds,
         "processor": report.processor(),
         "date": datetime.now(UTC).date().isoformat(),
         "versions": {"Python": platform.python_version(), **tools.versions()},

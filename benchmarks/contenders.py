@@ -14,12 +14,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.load import BODY
+from benchmarks.load import BODY, Target
 from benchmarks.processes import Server, Servers, Unusable, free_port, wait_listening
 from benchmarks.sold import create_key
 from benchmarks.tools import Tools
 
 PATH = "/v1/personas"
+VERIFY = "/v2/keys.verifyKey"
+UNKEY_API_KEY = "gw_bench_3ZHy3B8zjHB4Ym7mRvdNWhYq2o"
+ASKED = {"key": UNKEY_API_KEY, "credits": {"cost": 1}}
 VERDICT = json.dumps(
     {
         "meta": {"requestId": "req_2cGKbMxRyIzhCxo1Idjz8q"},
@@ -52,13 +55,12 @@ class Bench:
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A contender that listens. `api_key` and `database` are the gateway's; the others need none."""
+    """A contender that listens. `database` is the gateway's; the others have none."""
 
     name: str
     label: str
-    url: str
+    target: Target
     server: Server
-    api_key: str = ""
     database: Path | None = None
 
 
@@ -76,7 +78,7 @@ def start_upstream(servers: Servers, tools: Tools, directory: Path, core: int) -
         server {{
             listen 127.0.0.1:{stub} backlog=1024;
             location / {{ return 200; }}
-            location /v2/keys.verifyKey {{ default_type application/json; return 200 '{VERDICT}'; }}
+            location {VERIFY} {{ default_type application/json; return 200 '{VERDICT}'; }}
         }}""",
     )
     server = servers.start("upstream", [tools.nginx, "-c", str(config)], core=core)
@@ -86,7 +88,17 @@ def start_upstream(servers: Servers, tools: Tools, directory: Path, core: int) -
 
 def start_bare(bench: Bench, upstream: Server) -> Running:
     """No proxy at all: what the load side can do."""
-    return Running("bare", "upstream without a proxy", f"http://127.0.0.1:{bench.upstream}{PATH}", upstream)
+    return Running("bare", "upstream without a proxy", _target(bench.upstream), upstream)
+
+
+def start_verify(bench: Bench, upstream: Server) -> Running:
+    """No proxy either: one verify, asked of the stub as the gateway asks it."""
+    target = Target(f"http://127.0.0.1:{bench.stub}{VERIFY}", body=json.dumps(ASKED), answer=VERDICT.encode())
+    return Running("verify", "verify stub alone", target, upstream)
+
+
+def _target(port: int, api_key: str = "") -> Target:
+    return Target(f"http://127.0.0.1:{port}{PATH}", api_key)
 
 
 def start_nginx(bench: Bench) -> Running:
@@ -127,7 +139,7 @@ def _start_nginx(bench: Bench, name: str, label: str, keep_alive: str, proxy: st
     )
     server = bench.servers.start(name, [bench.tools.nginx, "-c", str(config)], core=bench.core_proxy)
     wait_listening(server, port)
-    return Running(name, label, f"http://127.0.0.1:{port}{PATH}", server)
+    return Running(name, label, _target(port), server)
 
 
 def start_envoy(bench: Bench) -> Running:
@@ -137,7 +149,7 @@ def start_envoy(bench: Bench) -> Running:
     command = [bench.tools.envoy or "", "-c", str(config), "--concurrency", "1", "--log-level", "error"]
     server = bench.servers.start("envoy", [*command, "--disable-hot-restart"], core=bench.core_proxy)
     wait_listening(server, port)
-    return Running("envoy", "Envoy ext_authz", f"http://127.0.0.1:{port}{PATH}", server)
+    return Running("envoy", "Envoy ext_authz", _target(port), server)
 
 
 def start_gateway(bench: Bench) -> Running:
@@ -150,7 +162,7 @@ def start_gateway_unkey(bench: Bench) -> Running:
     """The gateway with Unkey: a verify per call, to the stub, beside the rows of its own."""
     unkey = {"api_id": "api_bench", "root_key": "unkey_bench", "base_url": f"http://127.0.0.1:{bench.stub}"}
     setting = _gateway_setting(bench, "gateway-unkey", {"provider": "unkey", "unkey": unkey})
-    return _start_gateway(bench, "credit-gateway with Unkey", setting, "gw_bench_3ZHy3B8zjHB4Ym7mRvdNWhYq2o")
+    return _start_gateway(bench, "credit-gateway with Unkey", setting, UNKEY_API_KEY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +200,7 @@ def _start_gateway(bench: Bench, label: str, setting: _Setting, api_key: str) ->
     command = [*bench.gateway_command, "serve", "-c", str(setting.config)]
     server = bench.servers.start(setting.name, command, core=bench.core_proxy)
     wait_listening(server, setting.port)
-    return Running(setting.name, label, f"http://127.0.0.1:{setting.port}{PATH}", server, api_key, setting.database)
+    return Running(setting.name, label, _target(setting.port, api_key), server, setting.database)
 
 
 def start_plain(bench: Bench) -> Running:
@@ -201,7 +213,7 @@ def start_plain(bench: Bench) -> Running:
     }
     server = bench.servers.start("plain", command, core=bench.core_proxy, environment=environment)
     wait_listening(server, port)
-    return Running("plain", "Starlette + httpx, no keys", f"http://127.0.0.1:{port}{PATH}", server)
+    return Running("plain", "Starlette + httpx, no keys", _target(port), server)
 
 
 PROXIES: dict[str, Callable[[Bench], Running]] = {
@@ -212,9 +224,12 @@ PROXIES: dict[str, Callable[[Bench], Running]] = {
     "gateway-unkey": start_gateway_unkey,
     "plain": start_plain,
 }
-"""Those with a start of their own, in the order of a round. `bare` comes last: it is the upstream itself."""
+"""Those with a start of their own, in the order of a round."""
 
-NAMES = (*PROXIES, "bare")
+UNPROXIED: dict[str, Callable[[Bench, Server], Running]] = {"bare": start_bare, "verify": start_verify}
+"""What is behind the proxies, by itself. `verify` is asked one call at a time only."""
+
+NAMES = (*PROXIES, *UNPROXIED)
 
 
 def gateway_command(text: str | None) -> list[str]:

@@ -50,25 +50,35 @@ class Run:
     others: float
 
 
-def check_answer(name: str, url: str, api_key: str) -> None:
-    """Raises Unusable unless one call is answered 200 with the upstream's body."""
-    address = urlsplit(url)
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What is called, and with what: `body` is posted where there is one. `answer` is what must come back."""
+
+    url: str
+    api_key: str = ""
+    body: str = ""
+    answer: bytes = BODY
+
+
+def check_answer(name: str, target: Target) -> None:
+    """Raises Unusable unless one call is answered 200 with the body that is due."""
+    address = urlsplit(target.url)
     connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=5)
     try:
-        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        connection.request("GET", address.path, headers=headers)
+        headers = {"Authorization": f"Bearer {target.api_key}"} if target.api_key else {}
+        connection.request("POST" if target.body else "GET", address.path, target.body or None, headers)
         answer = connection.getresponse()
         body = answer.read()
     except (OSError, http.client.HTTPException) as error:
         raise Unusable(f"{name} did not answer: {error!r}") from error
     finally:
         connection.close()
-    if answer.status != 200 or body != BODY:
-        raise Unusable(f"{name} answered {answer.status} with {body[:300]!r} instead of 200 with the upstream's body")
+    if answer.status != 200 or body != target.answer:
+        raise Unusable(f"{name} answered {answer.status} with {body[:300]!r} instead of 200 with the body that is due")
 
 
-def run_wrk(load: Load, url: str, api_key: str, seconds: float, servers: Sequence[Server]) -> Run:
-    """Load `url` for so long. `servers` are all that work for this run: the rest of the CPU time was others'."""
+def run_wrk(load: Load, target: Target, seconds: float, servers: Sequence[Server]) -> Run:
+    """Load the target for so long. `servers` are all that work for this run: the rest of the CPU time was others'."""
     before = _Usage(load, servers)
     wrk = subprocess.Popen(
         [
@@ -82,9 +92,9 @@ def run_wrk(load: Load, url: str, api_key: str, seconds: float, servers: Sequenc
             "--latency",
             "-s",
             str(SCRIPT),
-            url,
+            target.url,
         ],
-        env={**os.environ, "BENCH_API_KEY": api_key},
+        env={**os.environ, "BENCH_API_KEY": target.api_key, "BENCH_BODY": target.body},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -94,7 +104,7 @@ def run_wrk(load: Load, url: str, api_key: str, seconds: float, servers: Sequenc
     finally:
         wrk.kill()
         wrk.wait()
-    return _result(output, before.until_now())
+    return _result(output, before.until_now(), len(target.answer))
 
 
 class _Usage:
@@ -126,13 +136,13 @@ class _Usage:
         return shares[0], shares[1], max(0.0, (busy_seconds - (now[2] - start[2])) / total)
 
 
-def _result(output: str, usage: tuple[float, float, float]) -> Run:
+def _result(output: str, usage: tuple[float, float, float], answer_bytes: int) -> Run:
     line = next((line for line in output.splitlines() if line.startswith("RESULT ")), None)
     if line is None:
         raise Unusable(f"wrk gave no result:\n{output[-2000:]}")
     said = json.loads(line.removeprefix("RESULT "))
     requests = said["requests"]
-    if said["bytes"] < requests * len(BODY):
+    if said["bytes"] < requests * answer_bytes:
         raise Unusable(f"wrk received {said['bytes']} bytes for {requests} answers: bodies were missing")
     return Run(
         requests=requests,

@@ -64,8 +64,12 @@ def summarise(runs: Mapping[str, Sequence[Run]], labels: Mapping[str, str]) -> l
 
 def table(figures: Sequence[Figures]) -> str:
     """Aligned columns for a terminal."""
-    rows = [COLUMNS, *(one.cells() for one in figures)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS))]
+    return aligned([COLUMNS, *(one.cells() for one in figures)])
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Columns as wide as they must be, the first one flush left."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = []
     for row in rows:
         cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
@@ -101,25 +105,34 @@ def document(figures: Sequence[Figures], setting: Mapping[str, object]) -> dict[
     }
 
 
-def write_docs(figures: Sequence[Figures], setting: Mapping[str, object], docs: Path) -> None:
-    """Replace what stands between the markers in performance.md, and draw performance.svg.
+def write_docs(
+    figures: Sequence[Figures],
+    alone: Sequence[Figures],
+    alone_rows: Sequence[Sequence[str]],
+    setting: Mapping[str, object],
+    docs: Path,
+) -> None:
+    """Replace what stands between the markers in performance.md, and draw performance.svg. `alone` is what one
+    call at a time took, `alone_rows` that table.
 
     Raises Unusable when a run was disturbed: what the page says must be repeatable on a quiet machine.
     """
-    if note := disturbance(figures):
+    if note := disturbance([*figures, *alone]):
         raise Unusable(f"docs/ keeps its old figures: {note}")
     page = docs / "performance.md"
     before, _, rest = page.read_text().partition(BEGIN)
     _, _, after = rest.partition(END)
-    said = [_markdown(figures), "", _sentence(setting), "", "![Requests per second on one core](performance.svg)"]
+    said = [_markdown([COLUMNS, *(one.cells() for one in figures)]), "", _sentence(setting), ""]
+    said += ["![Requests per second on one core](performance.svg)", "", "One call at a time:", ""]
+    said += [_markdown(alone_rows), "", f"Medians of {setting['rounds']} rounds of {setting['lonely_seconds']:g} s."]
     page.write_text("\n".join([before + BEGIN, *said, END + after]))
     (docs / "performance.svg").write_text(drawing(figures))
 
 
-def _markdown(figures: Sequence[Figures]) -> str:
-    rows = [" | ".join(one.cells()) for one in figures]
-    head = [" | ".join(COLUMNS), "---|" + "--:|" * (len(COLUMNS) - 2) + "--:"]
-    return "\n".join(f"| {row.strip()} |" for row in [*head, *rows])
+def _markdown(rows: Sequence[Sequence[str]]) -> str:
+    lines = [" | ".join(row) for row in rows]
+    lines.insert(1, "---|" + "--:|" * (len(rows[0]) - 2) + "--:")
+    return "\n".join(f"| {line.strip()} |" for line in lines)
 
 
 def _sentence(setting: Mapping[str, object]) -> str:

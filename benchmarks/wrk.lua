@@ -4,6 +4,11 @@ local key = os.getenv("BENCH_API_KEY")
 if key and key ~= "" then
   wrk.headers["Authorization"] = "Bearer " .. key
 end
+local body = os.getenv("BENCH_BODY")
+if body and body ~= "" then
+  wrk.method, wrk.body = "POST", body
+  wrk.headers["Content-Type"] = "application/json"
+end
 
 function done(summary, latency, requests)
   local errors = summary.errors
