@@ -16,13 +16,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
-import threading
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
-from queue import SimpleQueue
 
 from gateway.credits.batch import End, Take, Transaction
+from gateway.credits.committer import Committer
 from gateway.credits.pending import Batch, oldest
 from gateway.credits.provider import Hold, Policy
 from gateway.deadlines import NEVER, Deadlines
@@ -50,7 +48,7 @@ RETRY_SECONDS = 0.05
 
 
 class Journal:
-    """Begins and ends holds. Everything but `_run` belongs to the event loop's thread."""
+    """Begins and ends holds. Everything but `_commit` belongs to the event loop's thread."""
 
     def __init__(
         self,
@@ -78,14 +76,13 @@ class Journal:
         self._turns = 0
         self._idle: asyncio.Future[None] | None = None
         self._transaction: Transaction | None = None
-        self._inbox: SimpleQueue[Batch | None] = SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
+        self._committer = Committer(self._commit, loop, self._committed)
         self.holds_open = 0
         self.deadline = NEVER
 
     def open(self) -> None:
         self._deadlines.watch(self)
-        self._thread.start()
+        self._committer.start()
 
     @property
     def pending(self) -> int:
@@ -107,7 +104,7 @@ class Journal:
         if self.deadline == NEVER:
             self.deadline = take.since + self._timeout_seconds
         batch.takes.append(take)
-        self._plan_flush()
+        self._plan_flush(is_alone=not self.holds_open)
         return take.future
 
     def end(self, hold: Hold, kept: int | None, reason: str | None) -> asyncio.Future[None]:
@@ -124,7 +121,7 @@ class Journal:
         self._waiting.ends.append(end)
         if self.deadline == NEVER:
             self.deadline = end.since + self._timeout_seconds
-        self._plan_flush()
+        self._plan_flush(is_alone=self.holds_open == 1 and end.future is not None)
 
     def end_orphan(self, hold: Hold, kept: int) -> None:
         """End a hold that a dead process left behind, unless it is being done or somebody else was quicker."""
@@ -144,10 +141,9 @@ class Journal:
                     await self._idle
         except TimeoutError:
             logger.warning("the database does not take %d changes; recovery will end their holds", self.pending)
-        self._inbox.put(None)
-        await self._loop.run_in_executor(None, self._thread.join, JOIN_SECONDS)
+        has_ended = await self._committer.stop(JOIN_SECONDS)
         self._deadlines.unwatch(self)
-        if self._thread.is_alive():
+        if not has_ended:
             return False
         if self._transaction is not None:
             self._transaction.close()
@@ -187,11 +183,12 @@ class Journal:
             end.reason = "credits-unavailable"
         end.future.set_exception(CreditsUnavailable(cause="the database did not take the settlement in time"))
 
-    def _plan_flush(self) -> None:
+    def _plan_flush(self, *, is_alone: bool = False) -> None:
+        """`is_alone`: somebody waits for this commit, and no other call is under way."""
         if self._flush_planned or self._committing is not None:
             return
         if self._is_quiet:
-            self._flush()
+            self._flush(is_alone=is_alone)
         else:
             self._flush_planned = True
             self._gathered = 0
@@ -210,7 +207,7 @@ class Journal:
             self._gathered = size
             self._loop.call_soon(self._gather)
 
-    def _flush(self) -> None:
+    def _flush(self, *, is_alone: bool = False) -> None:
         self._flush_planned = False
         if self._committing is not None:
             return
@@ -220,7 +217,10 @@ class Journal:
             return
         self._is_quiet = batch.size == 1
         self._committing = batch
-        self._inbox.put(batch)
+        if is_alone and self._is_quiet:
+            self._committer.commit_at_once(batch)
+        else:
+            self._committer.commit(batch)
 
     def _next_batch(self) -> Batch | None:
         while self._suspects:
@@ -242,17 +242,6 @@ class Journal:
             self._transaction = self._open_transaction()
             self._transaction.wait_for_lock(LOCK_WAIT_MS)
         self._transaction.commit(batch.takes, batch.ends)
-
-    def _run(self) -> None:
-        """The thread: it has the transaction to itself while a batch is with it, for `_committing` is set."""
-        while (batch := self._inbox.get()) is not None:
-            failure: Exception | None = None
-            try:
-                self._commit(batch)
-            except Exception as error:  # noqa: BLE001 - those who wait must be told whatever happens
-                failure = error
-            with suppress(RuntimeError):  # the loop is closed: it was left behind, and nobody waits any more
-                self._loop.call_soon_threadsafe(self._committed, batch, failure)
 
     def _committed(self, batch: Batch, failure: Exception | None) -> None:
         self._committing = None

@@ -431,8 +431,7 @@ def test_closing_is_bounded_while_a_commit_hangs_and_does_not_sign_off(ledger, r
         assert ledger.count("instances") == 1
         released.set()
         await until(lambda: ledger.count("holds") == 0)
-        await asyncio.to_thread(provider.journal._thread.join, 30)
-        assert not provider.journal._thread.is_alive()
+        assert await provider.journal._committer.stop(30)
         provider.journal._transaction.close()
         return key
 
