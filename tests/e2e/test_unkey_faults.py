@@ -111,6 +111,8 @@ class House:
         """Unkey's ids by secret."""
         self.served_oddly: set[str] = set()
         """Verifications that a fault struck and that were good enough all the same."""
+        self.health: list[float] = []
+        """How long health and readiness took while Unkey failed, in seconds."""
 
     async def works(self) -> None:
         """Every key can make a call, within the time in which the gateway must have recovered."""
@@ -138,12 +140,13 @@ class House:
         return list(await asyncio.gather(*(timed(secret) for secret in self.keys)))
 
     async def watch_health(self, seconds: list[float]) -> None:
-        """Ask for the gateway's health without a pause."""
+        """Ask for the gateway's health and readiness, again and again."""
         async with await Caller.open(self.running.port) as caller:
             while True:
-                began = time.monotonic()
-                assert (await caller.call(HEALTH)).status == 200
-                seconds.append(time.monotonic() - began)
+                for asked, statuses in ((HEALTH, {200}), (READY, {200, 503})):
+                    began = time.monotonic()
+                    assert (await caller.call(asked)).status in statuses
+                    seconds.append(time.monotonic() - began)
                 await asyncio.sleep(0.005)
 
     async def settled(self) -> None:
@@ -206,6 +209,10 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
             assert running.stop() == 0
             built.audit()
             assert "Traceback" not in running.errors
+            told = sorted(seconds * 1000 for seconds in built.health)
+            if told:
+                shares = [f"p{share} {told[len(told) * share // 100]:.1f}" for share in (50, 95, 99)]
+                print(f"health while Unkey failed: {len(told)} asked, {', '.join(shares)}, longest {told[-1]:.1f} ms")
 
 
 async def _fail(house: House, fault: Fault) -> None:
@@ -234,6 +241,7 @@ async def _fail(house: House, fault: Fault) -> None:
     assert max(seconds for _, seconds in answered) < ANSWERED_SECONDS + LOADED_SECONDS
     assert forwarded == 0
     _check_doubts(house, fault, answered, house.doubts() - doubts, heard)
+    house.health += health
     assert watching.cancelled()
     assert statistics.median(health) < HEALTH_SECONDS
     assert max(health) < HEALTH_SECONDS + LOADED_SECONDS
