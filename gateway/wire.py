@@ -60,6 +60,9 @@ class Wire(Protocol):
         CancelledError is raised; without `left` the connection is closed. Cancelled earlier, nothing happens.
         """
 
+    async def get(self, target: bytes, headers: Headers, timeout_seconds: float) -> Answer:
+        """The same for a GET, whose caller may leave at any time."""
+
     def count_connections(self) -> tuple[int, int, int]:
         """Connections open, how many of them are idle, and how many calls wait for one. For the metrics."""
 

@@ -18,6 +18,10 @@ USER_ID = re.compile(r"[!-~]{1,128}")
 OWN_REFERENCES = ("failed:", "short:", "first-seen:", "create:")
 """How the ledger begins the references of what it writes by itself. Taken before, they would keep it from doing so."""
 
+NAME = re.compile(r"[^\x00-\x1f\x7f-\x9f]{1,100}")
+"""It is shown in one line. Unkey takes 255 characters."""
+EXPIRES_MAX = 4_102_444_800_000
+"""Unkey takes no later time: 2100-01-01."""
 PERMISSIONS_MAX = 1_000
 """What Unkey takes for a key."""
 
@@ -40,6 +44,17 @@ def check_grant(amount: int, kind: str, reference: str) -> None:
 def check_user_id(user_id: str) -> None:
     if USER_ID.fullmatch(user_id) is None:
         raise Invalid("Not a user id.", errors={"user_id": "1 to 128 visible ASCII characters, without spaces"})
+
+
+def check_name(name: str | None) -> None:
+    if name and NAME.fullmatch(name) is None:
+        raise Invalid("Not a name for a key.", errors={"name": "1 to 100 characters, without control characters"})
+
+
+def check_expiry(expires_at: int | None) -> None:
+    """Unix milliseconds."""
+    if expires_at is not None and not 0 < expires_at <= EXPIRES_MAX:
+        raise Invalid("Not a time at which a key can end.", errors={"expires_at": "not after the year 2099"})
 
 
 def check_permissions(permissions: Sequence[str]) -> None:

@@ -16,7 +16,7 @@ from sqlalchemy import Connection
 
 from gateway.credits import instances, ledger, sales
 from gateway.credits.batch import Transaction
-from gateway.credits.checks import check_credits, check_grant, check_permissions, check_user_id
+from gateway.credits.checks import check_credits, check_grant, check_name, check_permissions, check_user_id
 from gateway.credits.heart import Heart
 from gateway.credits.journal import Journal
 from gateway.credits.provider import (
@@ -138,6 +138,7 @@ class LocalProvider:
             check_credits("credits", credits)
         check_user_id(user_id)
         check_permissions(permissions)
+        check_name(name)
         secret = new_secret()
         key = await self._database.transaction(
             lambda connection: ledger.insert_key(connection, secret, user_id, credits, name, expires_at, permissions)

@@ -99,6 +99,13 @@ class RpcClient:
             return await self._post_slowly(None, message, deadline, left, fresh=True)
         return await self._finish(_Exchange(response), deadline, left)
 
+    async def get(self, target: bytes, headers: Headers, timeout_seconds: float) -> Answer:
+        """See Wire.get."""
+        now = self._loop.time()
+        fields = [*headers, (b"accept-encoding", b"identity")]
+        message = self._head.write(UpstreamRequest(b"GET", target, fields))
+        return await self._post_slowly(self._take(now), message, now + timeout_seconds, None)
+
     def count_connections(self) -> tuple[int, int, int]:
         """See Wire.count_connections."""
         pool = self._pool

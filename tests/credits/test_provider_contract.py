@@ -507,6 +507,20 @@ def test_a_name_that_is_no_permission_makes_no_key(ledger, run, name):
     run(main())
 
 
+@pytest.mark.parametrize("name", ["x" * 101, "a\nb", "a\0", "\x85"])
+def test_a_name_that_nobody_could_show_makes_no_key(ledger, run, name):
+    async def main():
+        async with ledger.provider() as provider:
+            with pytest.raises(Invalid) as caught:
+                await provider.create("u", credits=1, name=name)
+            assert caught.value.members["errors"].keys() == {"name"}
+            assert await provider.list("u") == []
+            _, key = await provider.create("u", credits=1, name="ü" * 100)
+            assert (await provider.get(key.key_id)).name == "ü" * 100
+
+    run(main())
+
+
 def test_only_the_hash_of_a_secret_is_stored(ledger, run):
     async def main():
         async with ledger.provider() as provider:

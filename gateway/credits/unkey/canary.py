@@ -20,6 +20,8 @@ logger = logging.getLogger("gateway.credits")
 
 PROBE_SECONDS = 1.0
 """Between two probes while Unkey is down, or does not find the canary."""
+LIVENESS_SECONDS = 3.0
+"""Between two looks while it is up at whether Unkey's servers run: without a call nobody else would find out."""
 CHECK_SECONDS = 300.0
 """Between two checks while it is up. Each is a verification of cost 0, which Unkey counts."""
 LOOK_SECONDS = 1.0
@@ -106,14 +108,19 @@ class Canary:
         return found
 
     async def _watch(self) -> None:
+        clock = asyncio.get_running_loop().time
+        checked_at = clock()
         while True:
             self._woken.clear()
             is_well = self._found and not self.breaker.cause
             try:
-                async with asyncio.timeout(CHECK_SECONDS if is_well else PROBE_SECONDS):
+                async with asyncio.timeout(LIVENESS_SECONDS if is_well else PROBE_SECONDS):
                     await self._woken.wait()
             except TimeoutError:
-                await self._check()
+                # What is not live may only not answer there: the verdict is a verification's.
+                if not is_well or clock() - checked_at >= CHECK_SECONDS or not await self._client.is_live():
+                    await self._check()
+                    checked_at = clock()
 
     async def _check(self) -> None:
         async with self._looking:

@@ -15,7 +15,14 @@ from typing import Any
 from sqlalchemy import Row
 
 from gateway.credits import ledger
-from gateway.credits.checks import check_credits, check_grant, check_permissions, check_user_id
+from gateway.credits.checks import (
+    check_credits,
+    check_expiry,
+    check_grant,
+    check_name,
+    check_permissions,
+    check_user_id,
+)
 from gateway.credits.provider import ApiKey, Balance, Drift, Entry
 from gateway.credits.secrets import START_LENGTH, hash_secret
 from gateway.credits.unkey import books, grants, sales
@@ -93,6 +100,8 @@ class UnkeyKeys:
             check_credits("credits", credits)
         check_user_id(user_id)
         check_permissions(permissions)
+        check_name(name)
+        check_expiry(expires_at)
         unkey_id, secret = await self._client.create_key(
             user_id, credits=credits, name=name, expires_at=expires_at, permissions=permissions
         )

@@ -19,6 +19,8 @@ class Client:
     def __init__(self, code: str | None = "VALID") -> None:
         self.code = code
         self.asked = 0
+        self.looked = 0
+        self.is_up = True
         self.may_answer = asyncio.Event()
         self.may_answer.set()
 
@@ -28,6 +30,10 @@ class Client:
         if self.code is None:
             raise UnkeyUnavailable(cause="down")
         return Verdict(self.code, "key_canary")
+
+    async def is_live(self) -> bool:
+        self.looked += 1
+        return self.is_up
 
 
 def test_a_crowd_of_unknown_keys_shares_the_looks(run):
@@ -121,6 +127,43 @@ def test_it_looks_again_soon_until_unkey_is_well(run, monkeypatch):
         while time.monotonic() < since + 0.1:
             await asyncio.sleep(0.01)
         assert client.asked == asked, "a verification that is well is not repeated for long"
+        await canary.aclose()
+
+    run(main())
+
+
+def test_an_outage_is_found_out_without_a_call_and_costs_no_verification_before(run, monkeypatch):
+    monkeypatch.setattr(module, "LIVENESS_SECONDS", 0.01)
+    monkeypatch.setattr(module, "PROBE_SECONDS", 0.01)
+    monkeypatch.setattr("gateway.credits.unkey.breaker.FAILURES_MAX", 2)
+
+    async def main():
+        client = Client()
+        health = []
+        canary = Canary(client, b"gw_canary", lambda ok, _reason: health.append(ok))
+        await canary.open()
+        await until(lambda: client.looked >= 5)
+        assert client.asked == 1, "the one at the start"
+        client.is_up, client.code = False, None
+        await until(lambda: health[-1] is False)
+        client.is_up, client.code = True, "VALID"
+        await until(lambda: health[-1])
+        await canary.aclose()
+
+    run(main())
+
+
+def test_who_is_not_live_but_gives_verdicts_is_well(run, monkeypatch):
+    monkeypatch.setattr(module, "LIVENESS_SECONDS", 0.01)
+
+    async def main():
+        client = Client()
+        client.is_up = False
+        health = []
+        canary = Canary(client, b"gw_canary", lambda ok, _reason: health.append(ok))
+        await canary.open()
+        await until(lambda: client.asked >= 5)
+        assert set(health) == {True}
         await canary.aclose()
 
     run(main())

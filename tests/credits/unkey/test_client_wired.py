@@ -16,6 +16,7 @@ from gateway.credits.unkey.client import UnkeyClient, Verdict
 from gateway.credits.unkey.errors import UnkeyUnavailable
 from gateway.deadlines import Deadlines
 from gateway.upstreams.rpc import RpcClient
+from tests.credits.unkey.harness import UnkeyLedger
 from tests.credits.unkey.wires import SECRET, said
 from tests.upstreams.conftest import run, until
 from tests.upstreams.hostile import BEHAVIOURS, OK, Behaviour, Peer, Script, ScriptedUpstream, Seen
@@ -106,5 +107,23 @@ def test_what_unkey_took_for_a_caller_who_left_is_told_to_who_takes_over(warm: b
                 assert (await task).credits == 95
                 assert len(remote.requests(VERIFY)) == 1 + warm
                 assert client.count_connections() == (1, 1, 0)
+
+    run(main)
+
+
+def test_unkeys_liveness_is_asked_without_a_root_key_and_told_from_no_answer(tmp_path) -> None:
+    async def main() -> None:
+        ledger = UnkeyLedger(tmp_path / "gateway.db")
+        async with ledger.provider() as provider:
+            assert await provider._client.is_live()
+            seen = ledger.server.books.requests[-1]
+            assert (seen.asked.call, seen.status, seen.asked.authorization) == ("liveness", 200, "")
+            ledger.fail("error", "liveness", status=500)
+            assert not await provider._client.is_live()
+            ledger.server.faults.clear()
+            assert await provider._client.is_live()
+            ledger.fail("silent", "liveness")
+            assert not await provider._client.is_live()
+            ledger.server.faults.clear()
 
     run(main)

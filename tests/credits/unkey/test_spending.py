@@ -665,3 +665,15 @@ def test_a_doubt_about_a_key_that_was_never_seen_goes_to_it_when_it_has_been(led
         ledger.audit({})
 
     run(main())
+
+
+def test_a_key_that_would_end_later_than_unkey_can_count_is_refused_by_name(ledger, run):
+    async def main():
+        async with ledger.provider() as provider:
+            with pytest.raises(Invalid) as caught:
+                await provider.create("u", credits=1, expires_at=4_102_444_800_001)
+            assert caught.value.members["errors"].keys() == {"expires_at"}
+            _, key = await provider.create("u", credits=1, expires_at=4_102_444_800_000)
+            assert key.expires_at == 4_102_444_800_000
+
+    run(main())

@@ -32,6 +32,10 @@ class ScriptedWire:
             left(self._answer())
         return await self._answer()
 
+    async def get(self, target: bytes, headers: Headers, timeout_seconds: float) -> Answer:
+        self.sent.append((target, headers, b"", timeout_seconds))
+        return await self._answer()
+
     async def _answer(self) -> Answer:
         if isinstance(self.outcome, WireError):
             raise self.outcome
