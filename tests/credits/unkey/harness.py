@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 import sqlite3
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ class UnkeyLedger:
         self.server = UnkeyServer(settings=Settings(**settings))
         self._open_count = 0
         self.section: dict[str, Any] = {}
+        self._moment: sqlite3.Connection | None = None
 
     @contextlib.asynccontextmanager
     async def provider(self, **settings: Any) -> AsyncIterator[UnkeyProvider]:
@@ -98,6 +99,10 @@ class UnkeyLedger:
 
         Of what is in doubt anything from nothing to all may have been taken; `taken` says how much truly was, by key.
         """
+        with self.at_one_moment():
+            self._audit(taken)
+
+    def _audit(self, taken: Mapping[str, int] | None) -> None:
         for number, key_id, unkey_id, balance, held, entries in self.rows(
             """SELECT k.id, k.key_id, k.unkey_id, k.balance, k.held, coalesce((SELECT sum(amount) FROM entries
                WHERE key = k.id), 0) FROM keys k"""
@@ -145,7 +150,20 @@ class UnkeyLedger:
     def count(self, table: str) -> int:
         return int(self.rows(f"SELECT count(*) FROM {table}")[0][0])
 
+    @contextlib.contextmanager
+    def at_one_moment(self) -> Iterator[None]:
+        """Our tables do not change in here, though a commit may be under way in its thread."""
+        with contextlib.closing(sqlite3.connect(self.path)) as connection:
+            connection.execute("BEGIN")
+            self._moment = connection
+            try:
+                yield
+            finally:
+                self._moment = None
+
     def rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
+        if self._moment is not None:
+            return self._moment.execute(query, values).fetchall()
         with contextlib.closing(sqlite3.connect(self.path)) as connection:
             return connection.execute(query, values).fetchall()
 
