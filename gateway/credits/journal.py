@@ -72,6 +72,7 @@ class Journal:
         self._committing: Batch | None = None
         self._flush_planned = False
         self._is_quiet = True
+        self._has_ended = True
         self._gathered = 0
         self._turns = 0
         self._idle: asyncio.Future[None] | None = None
@@ -104,7 +105,9 @@ class Journal:
         if self.deadline == NEVER:
             self.deadline = take.since + self._timeout_seconds
         batch.takes.append(take)
-        self._plan_flush(is_alone=not self.holds_open)
+        # A flood of calls that are refused or free holds nothing, and is a crowd all the same.
+        self._plan_flush(is_alone=self._has_ended and not self.holds_open)
+        self._has_ended = False
         return take.future
 
     def end(self, hold: Hold, kept: int | None, reason: str | None) -> asyncio.Future[None]:
@@ -121,6 +124,7 @@ class Journal:
         self._waiting.ends.append(end)
         if self.deadline == NEVER:
             self.deadline = end.since + self._timeout_seconds
+        self._has_ended = True
         self._plan_flush(is_alone=self.holds_open == 1 and end.future is not None)
 
     def end_orphan(self, hold: Hold, kept: int) -> None:

@@ -39,6 +39,26 @@ def test_a_caller_cancelled_while_its_hold_is_written_leaves_nothing_held(ledger
     run(main())
 
 
+@pytest.mark.parametrize("cost", [0, 1, 2], ids=["free", "held", "refused"])
+def test_calls_that_come_together_share_their_commits(ledger, run, monkeypatch, cost):
+    """Also where the loop would stand by for the commit of one that is alone."""
+    monkeypatch.setattr("gateway.credits.committer.PATIENCE_SECONDS", 10.0)
+
+    async def main():
+        async with ledger.provider() as provider:
+            secret, _ = await provider.create("u", credits=1 if cost == 2 else 1_000)
+            sizes = []
+            provider.journal._on_commit = lambda size, _: sizes.append(size)
+            for turn in range(5):
+                calls = (provider.hold(secret.encode(), cost, "/x", f"r{turn}.{n}") for n in range(64))
+                taken = await asyncio.gather(*calls, return_exceptions=True)
+                await asyncio.gather(*(provider.settle(hold, 1) for hold in taken if cost == 1))
+            assert sum(sizes) == 5 * 64 * (2 if cost == 1 else 1)
+            assert len(sizes) <= 5 * 4 * (2 if cost == 1 else 1)
+
+    run(main())
+
+
 def test_cancelling_the_wait_for_a_settlement_does_not_undo_it(ledger, run):
     async def main():
         async with ledger.provider() as provider:
