@@ -31,6 +31,7 @@ from gateway.credits.unkey.client import UnkeyClient
 from gateway.credits.unkey.provider import UnkeyProvider, UnkeySettings
 from gateway.database.checkpoint import Checkpointer
 from gateway.database.engine import Database, open_database
+from gateway.database.moving.bookmark import refuse_unfinished
 from gateway.deadlines import Deadlines
 from gateway.errors import BillingNotConfigured, GatewayError
 from gateway.observe.access_log import AccessLog
@@ -203,6 +204,7 @@ class Gateway:
 async def _open_database(config: Config, stack: AsyncExitStack) -> Database:
     database = await asyncio.to_thread(open_database, config.database.url.get_secret_value())
     stack.push_async_callback(database.aclose)
+    await database.read(refuse_unfinished)
     checkpointer = Checkpointer(database.path)
     checkpointer.open()
     stack.push_async_callback(asyncio.to_thread, checkpointer.close)

@@ -16,6 +16,7 @@ from gateway.cli import credits as credits_group
 from gateway.cli.dev import dev
 from gateway.cli.doctor import doctor
 from gateway.cli.failure import FAILED, exit_code_of
+from gateway.cli.moving import export, import_
 from gateway.cli.options import AsJson, new_group
 from gateway.cli.output import print_json
 from gateway.cli.reconcile import reconcile
@@ -31,6 +32,8 @@ app.add_typer(keys.group, name="keys")
 app.add_typer(credits_group.group, name="credits")
 app.add_typer(orders.group, name="orders")
 app.command()(reconcile)
+app.command()(export)
+app.command("import")(import_)
 
 
 @app.command()

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from gateway.billing.service import Billing
     from gateway.config.tree import Config
     from gateway.credits.provider import CreditsProvider
+    from gateway.database.engine import Database
     from gateway.doctor.diagnosis import Diagnosis
     from gateway.server.sockets import Addresses
 
@@ -61,6 +62,18 @@ async def _open_desk(config: Config) -> AsyncIterator[tuple[CreditsProvider, Ord
     try:
         async with open_desk(config) as desk:
             yield desk
+    except DatabaseError as error:
+        raise CommandFailed(f"the database can't be opened: {error}") from error
+
+
+@asynccontextmanager
+async def _open_for_moving(config: Config) -> AsyncIterator[Database]:
+    from gateway.database.engine import DatabaseError
+    from gateway.database.moving.opening import open_for_moving
+
+    try:
+        async with open_for_moving(config.database.url.get_secret_value()) as database:
+            yield database
     except DatabaseError as error:
         raise CommandFailed(f"the database can't be opened: {error}") from error
 
@@ -107,5 +120,6 @@ class Wiring:
     open_provider: Callable[[Config], AbstractAsyncContextManager[CreditsProvider]] = _open_provider
     open_billing: Callable[[Config], AbstractAsyncContextManager[Billing]] = _open_billing
     open_desk: Callable[[Config], AbstractAsyncContextManager[tuple[CreditsProvider, OrderDesk]]] = _open_desk
+    open_for_moving: Callable[[Config], AbstractAsyncContextManager[Database]] = _open_for_moving
     serve: Callable[[Config, OnReady], int] = _serve
     examine: Callable[[Config, OnProgress], list[Diagnosis]] = _examine
