@@ -218,7 +218,7 @@ async def _open_billing(
     if config.notifications is not None:
         from gateway.billing.notifications import Notifications
 
-        notifications = Notifications(config.notifications, database)
+        notifications = Notifications(config.notifications, database, keep_days=config.database.keep_days)
         stack.push_async_callback(notifications.aclose)
         await notifications.open()
     if config.billing.stripe is None:

@@ -6,18 +6,18 @@ from gateway.billing.packs import Pack
 from gateway.billing.payments import Terms
 from gateway.billing.reconcile import Schedule
 from gateway.billing.service import Billing, BillingSettings
-from gateway.config.tree import BillingSection, Config
+from gateway.config.tree import Config
 from gateway.credits.provider import CreditsProvider
 from gateway.database.engine import Database
 
 
 def make_billing(config: Config, database: Database, provider: CreditsProvider) -> Billing:
     """The config has a section billing.stripe."""
+    return Billing(database, provider, _settings(config))
+
+
+def _settings(config: Config) -> BillingSettings:
     section = config.billing
-    return Billing(database, provider, _settings(section, tells_app=config.notifications is not None))
-
-
-def _settings(section: BillingSection, *, tells_app: bool) -> BillingSettings:
     stripe, reconcile = section.stripe, section.reconcile
     assert stripe is not None  # the caller's to know
     assert section.success_url is not None  # config/check.py
@@ -39,5 +39,6 @@ def _settings(section: BillingSection, *, tells_app: bool) -> BillingSettings:
         timeout_seconds=stripe.timeout_seconds,
         retries=stripe.retries,
         schedule=Schedule(reconcile.every_seconds, reconcile.days, reconcile.long_every_seconds, reconcile.long_days),
-        tells_app=tells_app,
+        keep_days=config.database.keep_days,
+        tells_app=config.notifications is not None,
     )

@@ -27,8 +27,6 @@ logger = logging.getLogger("gateway.billing")
 DEAD_AFTER = 25
 """Attempts. With the waits between them that is half a day; the reconciler goes on looking meanwhile, and after."""
 WAIT_SECONDS_MAX = 3600.0
-KEPT_DAYS = 90
-"""After that, what is done with is deleted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,10 +141,11 @@ def count(connection: Connection) -> dict[str, int]:
     return {state: int(number) for state, number in connection.execute(query)}
 
 
-def forget(connection: Connection, before: int) -> None:
-    """Delete what is settled and older than that."""
+def forget(connection: Connection, before: int, limit: int) -> int:
+    """Delete some of what is settled and older than that; how many."""
     old = stripe_events.c.received_at < before, stripe_events.c.state.in_(("done", "ignored"))
-    connection.execute(delete(stripe_events).where(*old))
+    some = select(stripe_events.c.id).where(*old).order_by(stripe_events.c.received_at).limit(limit)
+    return connection.execute(delete(stripe_events).where(stripe_events.c.id.in_(some))).rowcount
 
 
 def _ours(work: Work, owner: str) -> tuple[Any, ...]:

@@ -25,6 +25,7 @@ from gateway.billing import outbox
 from gateway.billing.loop import Loop
 from gateway.billing.low_balances import LowBalances
 from gateway.billing.outbox import Notification, Outbox
+from gateway.billing.retention import Retention
 from gateway.config.tree import NotificationsSection
 from gateway.credits.ledger import now_ms
 from gateway.database.engine import Database
@@ -44,7 +45,7 @@ DEAD_AFTER = 22
 class Notifications:
     """Tells the app, and looks for what to tell it. Use `open` and `aclose` around it, on one event loop."""
 
-    def __init__(self, section: NotificationsSection, database: Database) -> None:
+    def __init__(self, section: NotificationsSection, database: Database, *, keep_days: int) -> None:
         secret, owner = section.secret.get_secret_value(), secrets.token_hex(8)
         every_seconds = section.look_every_seconds
         self._notifier = Notifier(database, section.url, secret, timeout_seconds=section.timeout_seconds)
@@ -52,6 +53,7 @@ class Notifications:
         self._loops: Sequence[Loop] = (
             Loop("notifications", self._notifier.work, SEND_SECONDS),
             Loop("low balances", balances.work, every_seconds),
+            Retention(database, keep_days).loop(),
         )
 
     async def open(self) -> None:

@@ -85,7 +85,8 @@ def finish(connection: Connection, id: str, *, state: str, due_at: int, cause: s
     connection.execute(update(notifications).where(notifications.c.id == id).values(**values))
 
 
-def forget(connection: Connection, before: int) -> None:
-    """Delete what is settled and older than that."""
+def forget(connection: Connection, before: int, limit: int) -> int:
+    """Delete some of what is settled and older than that; how many."""
     old = notifications.c.created_at < before, notifications.c.state != "new"
-    connection.execute(delete(notifications).where(*old))
+    some = select(notifications.c.id).where(*old).order_by(notifications.c.created_at).limit(limit)
+    return connection.execute(delete(notifications).where(notifications.c.id.in_(some))).rowcount

@@ -13,7 +13,7 @@ from functools import partial
 
 from sqlalchemy import Connection
 
-from gateway.billing import inbox, leases, orders, outbox
+from gateway.billing import leases, orders
 from gateway.billing.fulfil import Fulfilment, Stray
 from gateway.billing.orders import Order, State
 from gateway.billing.payments import StripeCheckout
@@ -97,9 +97,7 @@ class Reconciler:
     async def work(self) -> None:
         """What is due of the schedule, unless another process does it."""
         schedule = self._schedule
-        if await self._due("reconcile:long", schedule.long_every_seconds, schedule.long_days):
-            await self._database.transaction(_forget_old)
-        else:
+        if not await self._due("reconcile:long", schedule.long_every_seconds, schedule.long_days):
             await self._due("reconcile", schedule.every_seconds, schedule.days)
 
     async def _due(self, name: str, every_seconds: float, days: int) -> bool:
@@ -218,12 +216,6 @@ def _expire(connection: Connection, before_ms: int) -> Sequence[Order]:
     for order in abandoned:
         orders.move(connection, order, State.expired, cause="no checkout was ever made")
     return abandoned
-
-
-def _forget_old(connection: Connection) -> None:
-    before = now_ms() - inbox.KEPT_DAYS * DAY_SECONDS * 1000
-    inbox.forget(connection, before)
-    outbox.forget(connection, before)
 
 
 async def _gathered(found: AsyncIterator[str]) -> set[str]:

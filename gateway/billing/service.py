@@ -31,6 +31,7 @@ from gateway.billing.packs import Catalogue, Pack
 from gateway.billing.payments import Terms
 from gateway.billing.reconcile import Reconciler, Report, Schedule
 from gateway.billing.refunds import Refunds
+from gateway.billing.retention import Retention
 from gateway.billing.stripe_api import StripeApi
 from gateway.billing.webhook import BODY_MAX_BYTES, Webhook
 from gateway.billing.worker import FollowUp, InboxWorker
@@ -65,6 +66,7 @@ class BillingSettings:
     poll_seconds: float = 1
     tells_app: bool = False
     schedule: Schedule = field(default_factory=Schedule)
+    keep_days: int = 90
 
     @property
     def livemode(self) -> bool:
@@ -119,15 +121,16 @@ class Billing:
         look_seconds = min(RECONCILE_LOOK_SECONDS, settings.schedule.every_seconds)
         self._reconciling = Loop("reconciliation", self._reconciler.work, look_seconds)
         self._counting = Loop("counting", self._count, COUNT_SECONDS)
+        self._retention = Retention(database, settings.keep_days).loop()
         self._looked: TTLCache[str, bool] = TTLCache(maxsize=10_000, ttl=LOOK_SECONDS)
         self._looks: set[asyncio.Task[Order | None]] = set()
 
     async def open(self) -> None:
-        for loop in (self._inbox, self._follow_up, self._reconciling, self._counting):
+        for loop in (self._inbox, self._follow_up, self._reconciling, self._counting, self._retention):
             loop.open()
 
     async def aclose(self) -> None:
-        for loop in (self._counting, self._reconciling, self._follow_up, self._inbox):
+        for loop in (self._retention, self._counting, self._reconciling, self._follow_up, self._inbox):
             await loop.aclose()
         if self._looks:
             await asyncio.wait(self._looks)

@@ -81,6 +81,8 @@ class DatabaseSection(Section):
 
     url: SecretStr = SecretStr("sqlite:///data/gateway.db")
     """sqlite:///relative/path.db or sqlite:////absolute/path.db."""
+    keep_days: Annotated[int, Field(strict=True, ge=1, le=3_650)] = 90
+    """How long Stripe's events and notifications are kept once they are done with. Orders and the ledger stay."""
 
 
 class UnkeySection(Section):

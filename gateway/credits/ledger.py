@@ -140,6 +140,8 @@ def history(connection: Connection, key_id: str, before: int | None, limit: int)
             select(entries.c.previous).where(entries.c.id == before, entries.c.key == key.id)
         ).first()
         start = None if found is None else found.previous
+    if start is None:
+        return []  # asked of SQL, it would be `id IS NULL`, and SQLite would look for that in the whole ledger
     chain = select(entries).where(entries.c.id == start).cte("chain", recursive=True)
     chain = chain.union_all(select(entries).where(entries.c.id == chain.c.previous))
     rows = connection.execute(select(chain).limit(limit))

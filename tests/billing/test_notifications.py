@@ -195,7 +195,7 @@ def test_it_runs_by_itself_as_the_config_says(local_shop, run):
                 {"url": app.url, "secret": SECRET, "thresholds": [20], "look_every_seconds": 0.1}
             )
             secret, _ = await gateway.buyer(credits=30)
-            notifications = Notifications(section, gateway.database)
+            notifications = Notifications(section, gateway.database, keep_days=90)
             await notifications.open()
             try:
                 await asyncio.sleep(0.3)

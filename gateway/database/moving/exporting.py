@@ -18,7 +18,7 @@ from gateway.database.moving.numbers import read_numbers
 from gateway.database.moving.patience import take_time
 from gateway.database.moving.tables import TABLES, binary_places, columns_of
 from gateway.database.moving.totals import Totals, find_unbalanced, read_totals
-from gateway.database.schema import known_revisions
+from gateway.database.schema import HEAD
 from gateway.database.tables import instances
 
 ROWS_AT_ONCE = 2_000
@@ -99,7 +99,7 @@ def _read_beats(connection: Connection) -> dict[int, int]:
 
 def _header(connection: Connection, totals: Totals) -> Header:
     return Header(
-        schema=known_revisions()[0],
+        schema=HEAD,
         gateway=__version__,
         made_at=time.time_ns() // 1_000_000,
         numbers=read_numbers(connection),

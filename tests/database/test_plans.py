@@ -1,0 +1,108 @@
+"""The ledger grows for ever: whatever is asked of it while calls are served is found by index, never by reading it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import sqlite3
+from hashlib import sha256
+
+import pytest
+
+from gateway.billing import inbox, outbox
+from gateway.billing.low_balances import LowBalances, _read_moved
+from gateway.billing.outbox import Outbox
+from gateway.credits import ledger, sales
+from gateway.credits.batch import End, Take, Transaction
+from gateway.database.engine import connect_sqlite, open_database
+from gateway.database.open_files import OpenFiles
+from gateway.database.tables import HOLDS_PER_INSTANCE, keys
+from tests.database.moving.books import DEAD_INSTANCE, fill
+
+KEY = f"key_{3:020x}"
+GROWS = re.compile(r"\bSCAN (entries|stripe_events|notifications|orders)\b")
+
+LOW = LowBalances(None, Outbox(is_on=False), [5], "me", every_seconds=1)
+QUESTIONS = {
+    "balance": lambda db: ledger.find_balance(db, KEY),
+    "first page of history": lambda db: ledger.history(db, KEY, None, 50),
+    "next page of history": lambda db: ledger.history(db, KEY, ledger.history(db, KEY, None, 5)[-1].id, 50),
+    "history behind somebody else's entry": lambda db: ledger.history(db, KEY, 4, 50),
+    "history of a key without entries": lambda db: (unused(db), ledger.history(db, "key_unused", None, 50)),
+    "grant": lambda db: ledger.grant(db, KEY, 5, "promo", "test", "reference:1"),
+    "grant again": lambda db: ledger.grant(db, KEY, 5, "promo", "test", "reference:1"),
+    "progress of a sale": lambda db: sales.find_progress(db, "order:1"),
+    "clawback": lambda db: sales.claw(db, KEY, 5, "test", "claw:2"),
+    "what has moved": _read_moved,
+    "who is low": lambda db: LowBalances(None, Outbox(is_on=False), [5], "me", every_seconds=1)._find_crossed(
+        db, [1, 2]
+    ),
+    "old events": lambda db: inbox.forget(db, 5, 500),
+    "old notifications": lambda db: outbox.forget(db, 5, 500),
+}
+
+
+def unused(connection):
+    key_hash = bytes(32)
+    connection.execute(
+        keys.insert().values(
+            key_id="key_unused", key_hash=key_hash, start="", user_id="", held=0, enabled=1, created_at=0
+        )
+    )
+
+
+@pytest.fixture(scope="module")
+def books(tmp_path_factory):
+    path = tmp_path_factory.mktemp("plans") / "books.db"
+    asyncio.run(fill(f"sqlite:///{path}", keys=40, entries=2_000))
+    return path
+
+
+def plans(path, statements: list[str]) -> list[str]:
+    """How SQLite goes about these statements."""
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        return [
+            row[3]
+            for statement in statements
+            if statement.split()[0] in {"SELECT", "WITH", "INSERT", "UPDATE", "DELETE"}
+            for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}")
+        ]
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_no_question_reads_a_table_that_grows(books, question):
+    statements: list[str] = []
+
+    def ask(connection):
+        driver = connection.connection.driver_connection
+        driver.set_trace_callback(statements.append)
+        try:
+            QUESTIONS[question](connection)
+        finally:
+            driver.set_trace_callback(None)
+
+    async def main():
+        database = open_database(f"sqlite:///{books}")
+        await database.transaction(ask)
+        await database.aclose()
+
+    asyncio.run(main())
+    found = plans(books, statements)
+    assert found, statements
+    assert [step for step in found if GROWS.search(step)] == [], statements
+
+
+def test_no_call_reads_a_table_that_grows(books):
+    """A batch of the journal: holds taken, and ended."""
+    statements: list[str] = []
+    connection = connect_sqlite(books, synchronous="NORMAL")
+    connection.set_trace_callback(statements.append)
+    transaction = Transaction(connection, OpenFiles(books), lambda: (DEAD_INSTANCE + 1) * HOLDS_PER_INSTANCE + 1)
+    takes = [Take(None, sha256(b"%d" % number).digest(), 2, "/v1/personas", f"r{number}", 0.0) for number in (3, 4)]
+    transaction.commit(takes, [])
+    transaction.commit([], [End(None, take.outcome, 1, None, 0.0) for take in takes])
+    transaction.close()
+    found = plans(books, statements)
+    assert any("entries" in step for step in found)
+    assert [step for step in found if GROWS.search(step)] == []
