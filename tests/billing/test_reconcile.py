@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 
 import pytest
 
 from gateway.billing.reconcile import Schedule
 from gateway.credits.provider import Drift
 from gateway.errors import BillingUnavailable, Conflict
-from tests.billing.harness import NEVER, TORTURE, Gateway
+from tests.billing.harness import TORTURE, Gateway
 
 ORDERS = 250 if TORTURE else 8
 
@@ -204,7 +203,7 @@ def test_a_ledger_that_the_keys_keeper_does_not_share_is_reported(shop, run):
 def test_old_events_that_are_done_with_are_forgotten(local_shop, run):
     async def main():
         shop = local_shop
-        async with shop.open(), shop.gateway(schedule=replace(NEVER, long_every_seconds=0.001)) as gateway:
+        async with shop.open(), shop.gateway() as gateway:
             _, key = await gateway.buyer()
             shop.acts.pay((await gateway.buy(key)).checkout_id)
             for event in shop.events():
@@ -213,7 +212,7 @@ def test_old_events_that_are_done_with_are_forgotten(local_shop, run):
             await write(gateway, "UPDATE stripe_events SET received_at = 0, state = 'dead' WHERE id LIKE '%a%'")
             kept = shop.rows("SELECT count(*) FROM stripe_events WHERE state = 'dead'")
             await write(gateway, "UPDATE stripe_events SET received_at = 0")
-            await gateway.billing._reconciler.work()
+            await gateway.billing._retention._work()
             assert shop.rows("SELECT count(*) FROM stripe_events") == kept
 
     run(main())

@@ -96,6 +96,7 @@ def test_every_gateway_command_to_paste_is_complete(monkeypatch):
         open_provider=closed_provider,
         open_desk=closed_provider,
         open_billing=closed_provider,
+        open_for_moving=closed_provider,
         serve=lambda _config, _on_ready: 0,
         examine=lambda _config, _on_progress: [],
     )
@@ -105,7 +106,8 @@ def test_every_gateway_command_to_paste_is_complete(monkeypatch):
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()) as err:
             code = run(arguments, wiring)
         assert code != MISUSED, (line, err.getvalue())
-        assert code == 0 or "the command line was understood" in err.getvalue(), (line, err.getvalue())
+        understood = "the command line was understood", "gateway.jsonl: No such file"
+        assert code == 0 or any(words in err.getvalue() for words in understood), (line, err.getvalue())
 
 
 def test_every_make_target_exists():
