@@ -47,6 +47,7 @@ from gateway.proxy.body import Uploads
 from gateway.proxy.endpoint import Endpoint
 from gateway.proxy.headers import HeadReader
 from gateway.proxy.routes import Route, RouteTable
+from gateway.server.intake import Intake
 from gateway.server.listener import Listener
 from gateway.upstreams.open import open_transports
 from gateway.upstreams.rpc import RpcClient
@@ -120,12 +121,15 @@ class Gateway:
         self._readiness = Readiness(["database"] if config.credits.provider == "local" else ["database", "unkey"])
         self._control: dict[bytes, ASGIApp] = {b"/healthz": healthz, b"/readyz": self._readiness.readyz}
         self._endpoint: ASGIApp = _not_started
+        self._intake: Intake | None = None
         self._stack = AsyncExitStack()
 
     def watch(self, listener: Listener) -> None:
         """Show the listener's numbers. Called by the worker that serves this app."""
         self._metrics.collect_gauges(lambda: [("connections_open", (), listener.connections_open)])
         self._metrics.add_refusals(listener.refusals)
+        listener.always = self._control
+        self._intake = listener.intake
 
     def drain(self) -> None:
         """Not ready any more. Called by the worker before anything else stops."""
@@ -165,6 +169,8 @@ class Gateway:
         access_log = self._open_access_log(deadlines)
         database = await _open_database(config, stack)
         provider = await _open_provider(config, database, deadlines, stack, self._metrics, self._readiness)
+        if self._intake is not None:
+            self._intake.backlog = provider.journal
         transports = open_transports(config.upstreams, deadlines, loop)
         for transport in transports.values():
             stack.push_async_callback(transport.aclose)

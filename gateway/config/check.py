@@ -174,7 +174,8 @@ def _check_price(at: Path, route: RouteSection) -> Iterator[Finding]:
 
 
 def _check_policy(at: Path, route: RouteSection) -> Iterator[Finding]:
-    for key, asked in (("permission", route.permission), ("rate_limit", route.rate_limit)):
+    of_a_key = ("permission", "rate_limit", "concurrency_per_key")
+    for key, asked in ((key, getattr(route, key)) for key in of_a_key):
         if route.public and asked:
             depends: tuple[Path, ...] = ((*at, key), (*at, "public"))
             message = "a public route asks for no key: take this out, or say cost: 0 instead of public: true"

@@ -45,6 +45,8 @@ class ServerSection(Section):
     """Addresses or networks whose X-Forwarded-* headers are believed and appended to."""
     connections_max: Annotated[int, Field(strict=True, ge=1)] = 10_000
     """Open connections per worker, as far as the limit of open files goes; more are answered 503."""
+    calls_max: Annotated[int, Field(strict=True, ge=1)] = 10_000
+    """Calls in flight per worker; more are answered 503. A worker that has more to do than it can refuses sooner."""
     head_timeout_seconds: Seconds = 10
     """A request's head must be complete in this time."""
     head_max_bytes: Bytes = 16_384
@@ -197,10 +199,10 @@ class SettledCost(Section):
 
 
 class RateLimitSection(Section):
-    """How often a key may call a route."""
+    """How often a key, or an address, may call a route."""
 
     limit: Annotated[int, Field(strict=True, ge=1, le=1_000_000_000)]
-    """Calls of one key in a window."""
+    """Calls in a window."""
     window_seconds: Annotated[int, Field(strict=True, ge=1, le=2_592_000)]
     """The window's length; 30 days at most."""
 
@@ -221,6 +223,14 @@ class RouteSection(Section):
     """Permissions that the key must have, else 403: names, AND, OR and parentheses; AND binds tighter."""
     rate_limit: RateLimitSection | None = None
     """How often a key may call the route, in a window that slides; then 429. Absent: no limit."""
+    rate_limit_per_address: RateLimitSection | None = None
+    """How often one client address (of IPv6: one /64) may call the route, with a key or without; then 429. Each worker
+    counts for itself."""
+    concurrency_per_key: Annotated[int | None, Field(strict=True, ge=1, le=1_000_000)] = None
+    """How many calls of one key may run at a time; then 429. Each worker counts for itself."""
+    timeout_seconds: Seconds | None = None
+    """Longest time from the credits taken to the answer's head, the request's body included; then 504. Absent: only the
+    upstream's own timeouts."""
     public: bool = False
     """No key, no credits."""
     release_on: tuple[ReleaseReason, ...] = ("unreachable", "timeout", "5xx")

@@ -79,6 +79,8 @@ class Journal:
         self._transaction: Transaction | None = None
         self._committer = Committer(self._commit, loop, self._committed)
         self.holds_open = 0
+        self.waited_seconds = 0.0
+        """How long the oldest hold of the last batch had waited. With `pending` it tells whether there is a queue."""
         self.deadline = NEVER
 
     def open(self) -> None:
@@ -264,6 +266,8 @@ class Journal:
             self._idle.set_result(None)
 
     def _succeeded(self, batch: Batch) -> None:
+        if batch.takes:
+            self.waited_seconds = self._loop.time() - batch.takes[0].since
         for end in batch.ends:
             self._tell_end(end)
         for take in batch.takes:

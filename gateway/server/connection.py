@@ -13,6 +13,7 @@ import socket
 import struct
 import sys
 import termios
+from typing import Any
 
 from gateway.deadlines import NEVER
 from gateway.server.limits import LINGER_SECONDS
@@ -30,9 +31,9 @@ STALL_CHECKS = 4
 class Connection(asyncio.Protocol):
     """What HttpProtocol stands on. `leaving`: the last byte was written, what still comes is thrown away."""
 
-    __slots__ = ("_reading_paused", "_stalled_since", "_taken", "_writable", "_write_timeout_seconds", "_written",
-                 "deadline", "leaving", "loop", "read_deadline", "transport", "write_deadline",
-                 "write_paused")  # fmt: skip
+    __slots__ = ("_patience_seconds", "_reading_paused", "_stalled_since", "_taken", "_waiting_since", "_writable",
+                 "_write_timeout_seconds", "_written", "deadline", "leaving", "loop", "read_deadline", "transport",
+                 "write_deadline", "write_paused")  # fmt: skip
 
     transport: asyncio.Transport
 
@@ -44,6 +45,7 @@ class Connection(asyncio.Protocol):
         self._write_timeout_seconds = write_timeout_seconds
         self._written = self._taken = 0
         self._stalled_since = 0.0
+        self._patience_seconds = self._waiting_since = 0.0
 
     # --- writing ----------------------------------------------------------------------------------------------------
 
@@ -176,6 +178,24 @@ class Connection(asyncio.Protocol):
         """Whether the end of the caller's stream is not yet its leaving. Overridden."""
         return False
 
+    def have_patience(self, seconds: float) -> None:
+        """With a body that begins. Waiting uses it up, and bytes restore it."""
+        self._patience_seconds = seconds
+        self._waiting_since = 0.0
+
+    def begin_waiting(self) -> None:
+        self._waiting_since = self.loop.time()
+        self.wait_for_bytes(self._patience_seconds)
+
+    def end_waiting(self, received: int, pace: int, most_seconds: float) -> None:
+        """The bytes `received` restore as much patience as they may take at the slowest pace, in bytes per second; 0:
+        any pace will do."""
+        if self._waiting_since:
+            self._patience_seconds -= self.loop.time() - self._waiting_since
+            self._waiting_since = 0.0
+            regained = received / pace if pace else NEVER
+            self._patience_seconds = min(self._patience_seconds + regained, most_seconds)
+
     # --- the end ----------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
@@ -209,3 +229,8 @@ class Connection(asyncio.Protocol):
     def _begin_to_leave(self) -> None:
         self.leaving = True
         self.write_deadline = self.loop.time() + self._write_timeout_seconds / STALL_CHECKS
+
+
+def address_of(name: Any) -> tuple[str, int] | None:
+    """Host and port of a socket's name; None for one that has no port."""
+    return (str(name[0]), int(name[1])) if isinstance(name, tuple) else None

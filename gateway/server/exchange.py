@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from gateway.server.framing import Framing
     from gateway.server.protocol import HttpProtocol
 
+ASGI = {"version": "3.0", "spec_version": "2.4"}
 JOIN_MAX_BYTES = 16_384
 """Up to this, copying pieces together is cheaper than handing them to the socket one by one."""
 

@@ -35,6 +35,7 @@ KNOWN_LINE_MAX_BYTES = 256
 METHODS = {name.encode(): name for name in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")}
 
 CRLF = b"\r\n"
+END_OF_HEAD = CRLF + CRLF
 TEXT_BYTES = bytes((0x09, *range(0x20, 0x7F), *range(0x80, 0x100)))
 """What a line may be made of: no control but HTAB."""
 TOKEN_BYTES = b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"

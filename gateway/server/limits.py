@@ -30,6 +30,7 @@ class Limits:
     """Bytes, counts and seconds of `server:` in config.yaml; what each means is said there."""
 
     connections_max: int
+    calls_max: int
     head_max_bytes: int
     head_max_fields: int
     uri_max_bytes: int
@@ -44,6 +45,7 @@ class Limits:
     def of(cls, section: ServerSection) -> Limits:
         return cls(
             connections_max=section.connections_max,
+            calls_max=section.calls_max,
             head_max_bytes=section.head_max_bytes,
             head_max_fields=section.head_max_fields,
             uri_max_bytes=section.uri_max_bytes,

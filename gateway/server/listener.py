@@ -11,9 +11,14 @@ from typing import TYPE_CHECKING, Any
 from uvicorn.server import ServerState
 
 from gateway.deadlines import NEVER
+from gateway.errors import GatewayError, Overloaded
+from gateway.server.intake import Intake
 from gateway.server.protocol import HttpProtocol
+from gateway.server.response import ResponseHead
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from starlette.types import ASGIApp
     from uvicorn import Config
 
@@ -39,10 +44,14 @@ class Listener:
         self.connections_open = 0
         self.refusals: dict[str, int] = defaultdict(int)
         """What the application never heard of, or was stopped for: the problem's slug, and how often."""
+        self.intake = Intake(self.loop, limits.calls_max, lambda: len(self.server_state.tasks))
+        self.always: Collection[bytes] = ()
+        """Paths that are answered however much there is to do. Set by the application."""
         self.draining = False
         self.date_line = b""
         self.deadline = NEVER
         self._held: list[Exchange] = []
+        self._overloaded: dict[tuple[bool, bool], bytes] = {}
         self.on_deadline(0)
         deadlines.watch(self)
 
@@ -63,7 +72,27 @@ class Listener:
         """Write the date anew at each full second, so that no response has to look at the clock for it."""
         seconds = time.time()
         self.date_line = b"date: " + formatdate(seconds, usegmt=True).encode("ascii")
+        self._overloaded.clear()
         self.deadline = self.loop.time() + 1 - seconds % 1
+
+    def overloaded(self, to_head: bool, keep_alive: bool) -> bytes:
+        """The answer to a request for which there is no room, made once a second."""
+        answer = self._overloaded.get((to_head, keep_alive))
+        if answer is not None:
+            self.refusals[Overloaded.slug] += 1
+            return answer
+        answer = self.refusal(Overloaded("Try again later."), to_head=to_head, keep_alive=keep_alive)
+        self._overloaded[to_head, keep_alive] = answer
+        return answer
+
+    def refusal(self, error: GatewayError, *, to_head: bool, keep_alive: bool) -> bytes:
+        """The answer to a request that the application never hears of."""
+        self.refusals[error.slug] += 1
+        status, headers, body = error.response("")
+        head = ResponseHead(status, headers, self.date_line)
+        if not keep_alive:
+            head.lines.append(b"connection: close")
+        return head.render() if to_head else head.render() + body
 
     def hold_head(self, exchange: Exchange) -> None:
         """Send the exchange's response head in the loop's next round, unless its body has taken it along by then.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import resource
+import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -58,4 +59,4 @@ def fit(limits: Limits, config: Config, open_files_max: int) -> Limits:
 
 def fit_admin(limits: Limits) -> Limits:
     """The same limits for the few connections of ops, which have room of their own."""
-    return replace(limits, connections_max=ADMIN_CONNECTIONS_MAX)
+    return replace(limits, connections_max=ADMIN_CONNECTIONS_MAX, calls_max=sys.maxsize)

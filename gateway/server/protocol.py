@@ -1,9 +1,10 @@
 """One caller's connection: HTTP/1.1 requests read strictly in order, each deadline kept.
 
-States, told by two attributes:
+States, told by three attributes:
 
     exchange is None, not leaving   between requests, or inside a head (`_unparsed`)
     exchange                        a request runs; its body is decoded, what follows it is held back unparsed
+    turned away                     a request waits to be told that there is no room (intake.py)
     leaving                         the last byte was written: what still comes is thrown away, then the close
 
 Nothing after a request is looked at before its response is complete. A body, a WebSocket or a second request that
@@ -14,29 +15,25 @@ leaves so much untaken that writing is paused: who asks on and on without readin
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
-from gateway.deadlines import NEVER
 from gateway.errors import GatewayError, InternalError, Overloaded, RequestTimeout
 from gateway.server.chunked import ChunkedBody
-from gateway.server.connection import Connection
-from gateway.server.exchange import Exchange
-from gateway.server.head import CRLF, read_head, refuse_too_long, refuse_unfinished
+from gateway.server.connection import Connection, address_of
+from gateway.server.exchange import ASGI, Exchange
+from gateway.server.head import CRLF, END_OF_HEAD, read_head, refuse_too_long, refuse_unfinished
+from gateway.server.intake import is_plain
 from gateway.server.limits import BUFFER_MAX_BYTES, FRESH_GRACE_SECONDS, IDLE_GRACE_SECONDS
-from gateway.server.response import ResponseHead
 
 if TYPE_CHECKING:
     import asyncio
 
     from starlette.types import Scope
 
-    from gateway.server.framing import Framing
-    from gateway.server.head import KnownLines
+    from gateway.server.head import Head, KnownLines
     from gateway.server.listener import Listener
 
-ASGI = {"version": "3.0", "spec_version": "2.4"}
-END_OF_HEAD = b"\r\n\r\n"
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 logger = logging.getLogger(__name__)
@@ -45,8 +42,8 @@ logger = logging.getLogger(__name__)
 class HttpProtocol(Connection):
     """Made by a Listener, one for each connection."""
 
-    __slots__ = ("_body_remaining", "_chunks", "_client", "_known_lines", "_patience_seconds", "_requests", "_server",
-                 "_unparsed", "_waiting_since", "draining", "exchange", "listener")  # fmt: skip
+    __slots__ = ("_body_remaining", "_chunks", "_client", "_known_lines", "_requests", "_server",
+                 "_turned_away", "_unparsed", "draining", "exchange", "listener")  # fmt: skip
 
     def __init__(self, listener: Listener) -> None:
         super().__init__(listener.loop, listener.limits.write_timeout_seconds)
@@ -57,7 +54,7 @@ class HttpProtocol(Connection):
         self._unparsed = bytearray()
         self._body_remaining = 0
         self._chunks: ChunkedBody | None = None
-        self._patience_seconds = self._waiting_since = 0.0
+        self._turned_away: tuple[int, bool, bool] | None = None
         self._requests = 0
         self._client: tuple[str, int] | None = None
         self._server: tuple[str, int] | None = None
@@ -77,8 +74,8 @@ class HttpProtocol(Connection):
         elif excess > 0:
             self._refuse(Overloaded("Too many connections are open."))
         else:
-            self._client = _address(transport.get_extra_info("peername"))
-            self._server = _address(transport.get_extra_info("sockname"))
+            self._client = address_of(transport.get_extra_info("peername"))
+            self._server = address_of(transport.get_extra_info("sockname"))
             self.wait_for_bytes(limits.head_timeout_seconds)
 
     def data_received(self, data: bytes) -> None:
@@ -92,7 +89,7 @@ class HttpProtocol(Connection):
                 self._hold_back(data)
         elif self.leaving:
             pass
-        elif self.write_paused:
+        elif self.write_paused or self._turned_away is not None:
             self._hold_back(data)
         elif self._unparsed:
             self._read_more_of_head(data)
@@ -101,7 +98,7 @@ class HttpProtocol(Connection):
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        if self._unparsed and self.exchange is None:
+        if self._unparsed and self.exchange is None and self._turned_away is None:
             self._read_held_back()
 
     def eof_received(self) -> bool:
@@ -125,17 +122,22 @@ class HttpProtocol(Connection):
 
     # --- reading ----------------------------------------------------------------------------------------------------
 
-    def _read_head(self, data: bytes) -> None:
+    def _read_head(self, data: bytes, *, admitted: bool = False) -> None:
         start = 2 if data.startswith(CRLF) else 0  # one empty line before a request is forgiven (RFC 9112 2.2)
         end = data.find(END_OF_HEAD, start)
         if end < 0:
             self._read_more_of_head(data)
             return
+        listener = self.listener
+        admitted = admitted or listener.intake.admits()
+        if not admitted and is_plain(data, end, listener.always):
+            self._turn_away(data, len(data), to_head=False, keep_alive=True)
+            return
         try:
-            if end + 4 > self.listener.limits.head_max_bytes:
-                refuse_too_long(data[: end + 4], self.listener.limits)
-            head = read_head(data[start:end], self.listener.limits, self._known_lines)
-            self._start_exchange(*head, data[end + 4 :])
+            if end + 4 > listener.limits.head_max_bytes:
+                refuse_too_long(data[: end + 4], listener.limits)
+            head = read_head(data[start:end], listener.limits, self._known_lines)
+            self._start_exchange(head, data, end, admitted=admitted)
         except GatewayError as error:
             self._refuse(error, to_head=data.startswith(b"HEAD ", start))
 
@@ -157,16 +159,9 @@ class HttpProtocol(Connection):
         except GatewayError as error:
             self._refuse(error, to_head=unparsed.startswith(b"HEAD "))
 
-    def _start_exchange(
-        self,
-        method: str,
-        path: bytes,
-        query: bytes,
-        http_1_1: bool,
-        headers: list[tuple[bytes, bytes]],
-        framing: Framing,
-        rest: bytes,
-    ) -> None:
+    def _start_exchange(self, head: Head, data: bytes, end: int, *, admitted: bool) -> None:
+        method, path, query, http_1_1, headers, framing = head
+        rest = data[end + 4 :]
         body, complete = b"", True
         if framing.chunked:
             self._chunks = ChunkedBody(self.listener.limits)
@@ -177,8 +172,14 @@ class HttpProtocol(Connection):
             body, rest = rest[: framing.content_length], rest[framing.content_length :]
             self._body_remaining = framing.content_length - len(body)
             complete = not self._body_remaining
-        text = path.decode("ascii")
         listener = self.listener
+        if not admitted and path not in listener.always:
+            if not complete:
+                self._chunks = None
+                raise Overloaded
+            self._turn_away(data, len(data) - len(rest), to_head=method == "HEAD", keep_alive=framing.keep_alive)
+            return
+        text = path.decode("ascii")
         scope: Scope = {
             "type": "http",
             "asgi": ASGI,
@@ -202,13 +203,21 @@ class HttpProtocol(Connection):
         if complete:
             self.wait_for_nothing()
         else:
-            self._patience_seconds = listener.limits.body_idle_timeout_seconds
-            self._waiting_since = 0.0
+            self.have_patience(listener.limits.body_idle_timeout_seconds)
             self._wait_for_body(exchange)
         if rest:
             self._hold_back(rest)
         exchange.task = task = self.loop.create_task(exchange.run(listener.app))
         listener.server_state.tasks.add(task)
+
+    def _turn_away(self, data: bytes, length: int, *, to_head: bool, keep_alive: bool) -> None:
+        """There is no room now for this request, which is here whole and `length` bytes long."""
+        self._turned_away = (length, to_head, keep_alive)
+        self._requests += 1
+        self._chunks = None
+        self.wait_for_nothing()
+        self._hold_back(data)
+        self.listener.intake.hold(self)
 
     def _read_body(self, exchange: Exchange, data: bytes) -> None:
         if self._chunks is not None:
@@ -238,11 +247,11 @@ class HttpProtocol(Connection):
         if len(self._unparsed) > BUFFER_MAX_BYTES:
             self.pause_reading()
 
-    def _read_held_back(self) -> None:
+    def _read_held_back(self, *, admitted: bool = False) -> None:
         data = bytes(self._unparsed)
         self._unparsed.clear()
         self.resume_reading()
-        self._read_head(data)
+        self._read_head(data, admitted=admitted)
 
     # --- for the exchange -------------------------------------------------------------------------------------------
 
@@ -268,8 +277,7 @@ class HttpProtocol(Connection):
             self._feed(exchange, held, complete=False)
 
     def on_response_complete(self, exchange: Exchange) -> None:
-        listener = self.listener
-        listener.server_state.total_requests += 1
+        self.listener.server_state.total_requests += 1
         self.exchange = None
         self._chunks = None
         if not exchange.keep_alive or self.draining:
@@ -278,12 +286,32 @@ class HttpProtocol(Connection):
             else:
                 self.linger()
             return
-        self.wait_for_request(listener.limits.keep_alive_timeout_seconds)
+        self._wait_for_next()
+
+    def _wait_for_next(self) -> None:
+        self.wait_for_request(self.listener.limits.keep_alive_timeout_seconds)
         if self._unparsed:
             if not self.write_paused:
                 self._read_held_back()
             elif self._reading_paused:
                 self.look_again()
+
+    def on_turned_away(self) -> None:
+        """Now there is time to say that there is no room."""
+        turned_away, self._turned_away = self._turned_away, None
+        if turned_away is None or self.leaving:
+            return
+        length, to_head, keep_alive = turned_away
+        del self._unparsed[:length]
+        keep_alive = keep_alive and not self.draining
+        self.write(self.listener.overloaded(to_head, keep_alive))
+        self._wait_for_next() if keep_alive else self.linger()
+
+    def on_admitted(self) -> None:
+        """There is room after all."""
+        if self._turned_away is not None and not self.leaving:
+            self._turned_away = None
+            self._read_held_back(admitted=True)
 
     def on_application_failed(self, exchange: Exchange, *, stopped: bool) -> None:
         """The application's task ended without a whole response."""
@@ -327,7 +355,7 @@ class HttpProtocol(Connection):
         """Drain: what runs is finished and closed. An idle connection is closed as soon as a request that may be on
         its way had the time to come; that one is still answered."""
         self.draining = True
-        if self.exchange is not None or self.leaving:
+        if self.exchange is not None or self.leaving or self._turned_away is not None:
             return
         if self._unparsed and self.write_paused:
             self.linger()
@@ -338,23 +366,15 @@ class HttpProtocol(Connection):
     def _wait_for_body(self, exchange: Exchange, received: int = 0) -> None:
         """The caller is late only while it is its turn: not while nobody reads, nor before `100 Continue`.
 
-        Waiting uses up our patience, and the bytes `received` restore as much of it as they may take at the slowest
-        pace: neither silence nor a trickle (of the body, of what frames it, of trailers) lasts longer than it.
-        """
-        if self._waiting_since:
-            self._patience_seconds -= self.loop.time() - self._waiting_since
-            self._waiting_since = 0.0
-            limits = self.listener.limits
-            pace = limits.body_min_bytes_per_second
-            regained = received / pace if pace else NEVER
-            self._patience_seconds = min(self._patience_seconds + regained, limits.body_idle_timeout_seconds)
+        Neither silence nor a trickle (of the body, of what frames it, of trailers) outlasts our patience."""
+        limits = self.listener.limits
+        self.end_waiting(received, limits.body_min_bytes_per_second, limits.body_idle_timeout_seconds)
         if self._reading_paused:
             self.look_again()
         elif exchange.body_complete or exchange.tunnel or exchange.expects_continue:
             self.wait_for_nothing()
         else:
-            self._waiting_since = self.loop.time()
-            self.wait_for_bytes(self._patience_seconds)
+            self.begin_waiting()
 
     def _refuse_running(self, exchange: Exchange, error: GatewayError) -> None:
         """The request turns out to be faulty while it runs: stop the application, tell the caller if possible."""
@@ -367,12 +387,8 @@ class HttpProtocol(Connection):
             self._refuse(error, to_head=exchange.method == "HEAD")
 
     def _refuse(self, error: GatewayError, *, to_head: bool = False) -> None:
-        self.listener.refusals[error.slug] += 1
-        status, headers, body = error.response("")
-        logger.debug("refused with %d: %s", status, error)
-        head = ResponseHead(status, headers, self.listener.date_line)
-        head.lines.append(b"connection: close")
-        self.write(head.render() if to_head else head.render() + body)
+        logger.debug("refused with %d: %s", error.status, error)
+        self.write(self.listener.refusal(error, to_head=to_head, keep_alive=False))
         self.exchange = None
         self.linger()
 
@@ -382,8 +398,3 @@ class HttpProtocol(Connection):
         exchange, self.exchange = self.exchange, None
         if exchange is not None:
             exchange.leave()
-
-
-def _address(name: Any) -> tuple[str, int] | None:
-    """Host and port of a socket's name; None for one that has no port."""
-    return (str(name[0]), int(name[1])) if isinstance(name, tuple) else None

@@ -1,0 +1,170 @@
+"""Too much to do: who is told so, how, and that the rest does not suffer."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import time
+
+import pytest
+import uvloop
+
+from gateway.server.intake import AHEAD_MAX, STRAIN_SECONDS, WAIT_LONG_SECONDS, Intake
+from tests.server.harness import serving, wait_until
+
+GET = b"GET /1 HTTP/1.1\r\nHost: a\r\n\r\n"
+POST = b"POST /1 HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello"
+CHUNKED = b"POST /1 HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"
+
+
+class Gated:
+    """An application that answers when the test says so; what it gets is remembered."""
+
+    def __init__(self):
+        self.entered = []
+        self._gate = threading.Event()
+
+    def open(self):
+        self._gate.set()
+
+    async def __call__(self, scope, receive, send):
+        body = (await receive())["body"]
+        self.entered.append((scope["raw_path"], body))
+        while not self._gate.is_set():
+            await asyncio.sleep(0.002)
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+        await send({"type": "http.response.body", "body": b"ok"})
+
+
+class Queue:
+    """A backlog of the test's own."""
+
+    def __init__(self, pending=0, waited_seconds=0.0):
+        self.pending = pending
+        self.waited_seconds = waited_seconds
+
+
+@pytest.fixture
+def app():
+    return Gated()
+
+
+@pytest.fixture
+def full(app):
+    """A server with one call at a time, which is under way."""
+    with serving(app, calls_max=1) as server:
+        server.first = server.call(GET)
+        wait_until(lambda: app.entered)
+        yield server
+
+
+@pytest.mark.parametrize("request_", [GET, POST, CHUNKED, GET.replace(b"Host", b"X-A: close\r\nHost")])
+def test_a_call_too_many_is_told_so_unread_and_its_connection_serves_the_next(app, full, request_):
+    caller = full.call(request_)
+    status, headers, body = caller.response()
+    assert (status, headers["content-type"]) == (503, "application/problem+json")
+    assert headers["retry-after"] == "1"
+    assert json.loads(body)["type"].endswith(":overloaded")
+    assert "connection" not in headers
+    assert len(app.entered) == 1
+    assert full.listener.refusals == {"overloaded": 1}
+    app.open()
+    assert full.first.response()[0] == 200
+    wait_until(lambda: not full.tasks)
+    assert caller.send(POST).response()[0] == 200
+    assert app.entered[-1] == (b"/1", b"hello")
+
+
+def test_nothing_behind_a_refused_request_is_taken_for_another(app, full):
+    """A body is no request, a second request is answered in its turn, each with the framing that it has."""
+    smuggled = b"POST /1 HTTP/1.1\r\nHost: a\r\nContent-Length: 28\r\n\r\n" + GET
+    caller = full.call(smuggled + GET + CHUNKED)
+    assert [caller.response()[0] for _ in range(3)] == [503, 503, 503]
+    app.open()
+    full.first.response()
+    wait_until(lambda: not full.tasks)
+    assert caller.send(GET.replace(b" /1", b" /last")).response()[0] == 200
+    assert [path for path, _ in app.entered] == [b"/1", b"/last"]
+
+
+@pytest.mark.parametrize("request_", [POST[:-1], CHUNKED[:-5]])
+def test_a_body_that_is_still_to_come_is_not_waited_for(full, request_):
+    status, headers, _ = full.call(request_).response()
+    assert (status, headers["connection"]) == (503, "close")
+
+
+def test_the_answer_fits_the_request(full):
+    caller = full.call(GET.replace(b"GET", b"HEAD"))
+    assert caller.response("HEAD")[0] == 503
+    assert caller.send(GET).response()[0] == 503
+    for last in (GET.replace(b"1.1", b"1.0"), GET.replace(b"Host", b"Connection: close\r\nHost")):
+        caller = full.call(last)
+        status, headers, _ = caller.response()
+        assert (status, headers["connection"]) == (503, "close")
+        assert caller.rest() == b""
+
+
+def test_what_is_always_answered_is_answered(app, full):
+    full.listener.always = {b"/healthz"}
+    caller = full.call(GET.replace(b" /1", b" /healthz"))
+    wait_until(lambda: len(app.entered) == 2)
+    app.open()
+    assert caller.response()[0] == 200
+
+
+def test_a_malformed_request_is_refused_all_the_same(full):
+    assert (
+        full.call(b"GET /1 HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\na").response()[0] == 400
+    )
+
+
+def test_under_overload_as_many_begin_as_the_journal_keeps_up_with(app):
+    app.open()
+    with serving(app) as server:
+        intake = server.listener.intake
+        intake.backlog = queue = Queue(pending=AHEAD_MAX)
+        server.in_loop(setattr, intake, "is_overloaded", True)
+        callers = [server.call(GET) for _ in range(20)]
+        assert {caller.response()[0] for caller in callers} == {503}
+        assert not app.entered
+        queue.pending = 0
+        assert callers[0].send(GET).response()[0] == 200
+        wait_until(lambda: callers[0].send(GET).response()[0] == 200 and not intake.is_overloaded)
+
+
+def test_who_leaves_before_he_is_told_is_no_trouble(app, full):
+    for _ in range(50):
+        full.call(GET).close(reset=True)
+    assert full.call(GET).response()[0] == 503
+    app.open()
+    assert full.first.response()[0] == 200
+
+
+def strain(seconds, queue):
+    """Whether a queue that is looked at for so long is an overload."""
+
+    async def look():
+        loop = asyncio.get_running_loop()
+        intake = Intake(loop, 100, lambda: 0)
+        intake.backlog = queue
+        until = time.monotonic() + seconds
+        while time.monotonic() < until and not intake.is_overloaded:
+            assert intake.admits()
+            await asyncio.sleep(0.005)
+        return intake.is_overloaded
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(look())
+
+
+def test_a_queue_that_stays_is_an_overload():
+    assert strain(60, Queue(pending=1, waited_seconds=2 * WAIT_LONG_SECONDS))
+
+
+def test_a_burst_is_none():
+    assert not strain(STRAIN_SECONDS / 3, Queue(pending=1_000, waited_seconds=2 * WAIT_LONG_SECONDS))
+
+
+def test_an_old_wait_counts_for_nothing_once_nobody_waits():
+    assert not strain(2 * STRAIN_SECONDS, Queue(pending=0, waited_seconds=2 * WAIT_LONG_SECONDS))
