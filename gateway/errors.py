@@ -3,7 +3,7 @@
     GatewayError
     ├── BadRequest 400 ── Invalid 422
     ├── MissingKey, InvalidKey 401 · KeyDisabled, KeyExpired, Forbidden 403
-    ├── OutOfCredits 402 · RateLimited 429
+    ├── OutOfCredits 402 · RateLimited, TooManyAtOnce 429
     ├── NoRoute, NotFound 404 · MethodNotAllowed 405 · Conflict 409 · BodyTooLarge 413 · UriTooLong 414
     ├── UnsupportedMediaType 415 · HeadTooLarge 431
     ├── RequestTimeout 408 · ExpectationFailed 417 · NotImplementedHere 501 · VersionNotSupported 505
@@ -22,6 +22,8 @@ from __future__ import annotations
 
 import json
 from typing import Any, ClassVar
+
+from gateway.quota import Quota, quota_fields
 
 TYPE_PREFIX = "urn:credit-gateway:problem:"
 """`type` of a problem is this prefix and the slug: stable, and explained in docs/errors.md."""
@@ -160,13 +162,29 @@ class RateLimited(GatewayError):
     status = 429
     title = "Too many requests"
 
-    def __init__(self, *, limit: int, remaining: int, reset_seconds: int) -> None:
+    def __init__(self, quota: Quota) -> None:
+        limited = "" if quota.name == "key" else f" of one {quota.name}"
         super().__init__(
-            f"The limit of {limit} calls is used up; it resets in {reset_seconds} s.",
-            headers=((b"retry-after", b"%d" % reset_seconds),),
+            f"The limit of {quota.limit} calls{limited} is used up; it resets in {quota.reset_seconds} s.",
+            headers=((b"retry-after", b"%d" % quota.reset_seconds), *quota_fields([quota])),
+            limit=quota.limit,
+            remaining=quota.remaining,
+            reset=quota.reset_seconds,
+        )
+
+
+class TooManyAtOnce(GatewayError):
+    """When one of the key's calls ends is not known, so Retry-After is a guess."""
+
+    slug = "too-many-at-once"
+    status = 429
+    title = "Too many calls of this key are running"
+
+    def __init__(self, *, limit: int) -> None:
+        super().__init__(
+            f"A key may have {limit} calls of this route running at a time. Wait until one of them has ended.",
+            headers=((b"retry-after", b"1"),),
             limit=limit,
-            remaining=remaining,
-            reset=reset_seconds,
         )
 
 

@@ -39,6 +39,7 @@ from gateway.errors import (
     Overloaded,
     RateLimited,
     RequestTimeout,
+    TooManyAtOnce,
     UnsupportedMediaType,
     UpstreamError,
     UpstreamTimeout,
@@ -46,6 +47,7 @@ from gateway.errors import (
     UriTooLong,
     VersionNotSupported,
 )
+from gateway.quota import Quota
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,9 +142,15 @@ EXPLANATIONS = (
         "`errors` says, by field, what is wrong.",
     ),
     Explanation(
-        RateLimited(limit=10, remaining=0, reset_seconds=1),
-        "The key has used up the route's rate limit, or one of its own at Unkey.",
-        "Wait for `Retry-After` seconds.",
+        RateLimited(Quota("key", 10, 60, 0, 1)),
+        "The key has used up the route's `rate_limit`, or one of its own at Unkey; or its address has used up the"
+        " route's `rate_limit_per_address`.",
+        "Wait for `Retry-After` seconds. `RateLimit-Policy` and `RateLimit` say which limit it is.",
+    ),
+    Explanation(
+        TooManyAtOnce(limit=4),
+        "As many calls of this key are running as the route's `concurrency_per_key` allows. Nothing was charged.",
+        "Wait until one of them has ended.",
     ),
     Explanation(
         HeadTooLarge(),

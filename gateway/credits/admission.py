@@ -9,6 +9,7 @@ from gateway.credits.provider import Policy, RateLimit
 from gateway.credits.rate_windows import Place, RateWindows
 from gateway.credits.statements import by_count, marks
 from gateway.errors import Forbidden, GatewayError
+from gateway.quota import Quota
 
 Asked = tuple[int, Policy, str]
 """A key's number, what is asked of it, and by which route."""
@@ -31,6 +32,11 @@ class Admission:
             return Forbidden()
         limit = policy.rate_limit
         return None if limit is None else self._windows.take(_place(key, limit, route), limit.limit)
+
+    def quota(self, key: int, policy: Policy, route: str) -> Quota | None:
+        """What is left of the policy's rate limit, for a call that passed."""
+        limit = policy.rate_limit
+        return None if limit is None else self._windows.quota(_place(key, limit, route), limit.limit)
 
 
 def _place(key: int, limit: RateLimit, route: str) -> Place:

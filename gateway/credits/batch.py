@@ -237,14 +237,15 @@ class Transaction:
                 take.outcome = refusal
                 continue
             available = None if key[BALANCE] is None else key[BALANCE] - key[HELD] - cost
-            if not cost:
-                take.outcome = Hold(0, key[ID], key[KEY_ID], key[USER_ID], 0, available)
-                continue
             number = key[ID]
+            take.outcome = hold = Hold(hold_id if cost else 0, number, key[KEY_ID], key[USER_ID], cost, available)
+            if admission is not None:
+                hold.quota = admission.quota(number, take.policy, take.route)
+            if not cost:
+                continue
             values += (hold_id, number, cost, take.route, take.request_id, now)
             key[HELD] += cost
             changed[number] = key
-            take.outcome = hold = Hold(hold_id, number, key[KEY_ID], key[USER_ID], cost, available)
             hold.route = take.route
             hold.request_id = take.request_id
             hold_id += 1

@@ -13,6 +13,7 @@ from sqlalchemy import Connection
 
 from gateway.errors import CreditsUnavailable
 from gateway.permissions import PermissionQuery
+from gateway.quota import Quota
 
 CREDITS_MAX = 1_000_000_000
 """Credits are whole numbers from 0 to this (design: room for every business, none for an overflow)."""
@@ -24,10 +25,10 @@ class Hold:
     `available` is what the key can still spend after this hold; None for an unlimited key.
     `id` is 0 where nothing was taken (a free route): such a hold needs no end, and ending it does nothing. `key` is the
     store's own number of the key. `is_kept`: its answer has begun to reach the caller, so it may no longer be released
-    for the store's sake.
+    for the store's sake. `quota` is what is left of the policy's rate limit, where the store tells.
     """
 
-    __slots__ = ("available", "cost", "id", "is_kept", "key", "key_id", "request_id", "route", "user_id")
+    __slots__ = ("available", "cost", "id", "is_kept", "key", "key_id", "quota", "request_id", "route", "user_id")
 
     def __init__(self, id: int, key: int, key_id: str, user_id: str, cost: int, available: int | None) -> None:
         self.id = id
@@ -39,6 +40,7 @@ class Hold:
         self.user_id = user_id
         self.cost = cost
         self.available = available
+        self.quota: Quota | None = None
 
 
 @dataclass(frozen=True, slots=True)

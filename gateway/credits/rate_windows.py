@@ -23,6 +23,7 @@ from gateway.credits.statements import by_count, rows
 from gateway.database.engine import Database
 from gateway.database.tables import rate_windows as table
 from gateway.errors import CreditsUnavailable, RateLimited
+from gateway.quota import Quota
 
 Place = tuple[int, str, int]
 """Where a window is counted: the key's number, the limit's name, the length in milliseconds."""
@@ -78,10 +79,15 @@ class RateWindows:
         window, now = self._windows[place], self._now
         window.move_to(now)
         if window.used(now) >= limit:
-            return RateLimited(limit=limit, remaining=0, reset_seconds=window.seconds_left(now))
+            return RateLimited(self.quota(place, limit))
         window.count += 1
         self._changed[place] = window
         return None
+
+    def quota(self, place: Place, limit: int) -> Quota:
+        """What is left of the limit now."""
+        window, now = self._windows[place], self._now
+        return Quota("key", limit, place[2] // 1000, max(0, limit - window.used(now)), window.seconds_left(now))
 
     def write(self) -> None:
         """Put what was counted into the database."""

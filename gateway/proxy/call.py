@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from gateway.credits.provider import Hold
 from gateway.proxy.routes import Route
+from gateway.quota import Quota
 
 CALLER_LEFT = 499
 """The status the log gives a call whose caller left before an answer (nginx's number; never sent)."""
@@ -13,13 +14,16 @@ class Call:
     """One call. Times are `time.perf_counter()` seconds.
 
     `verdict` is what became of the credits: settled, kept (until the cost is known), free, public, released:<why> or
-    refused:<slug>; `released` is the why, one of few words. `cost` is what was kept so far.
+    refused:<slug>; `released` is the why, one of few words. `cost` is what was kept so far. `counted_key`: the API key,
+    where the call counts in its route's concurrency.
     """
 
     __slots__ = (
+        "address_quota",
         "asked_at",
         "bytes_sent",
         "cost",
+        "counted_key",
         "held_at",
         "hold",
         "released",
@@ -42,6 +46,8 @@ class Call:
         self.hold: Hold | None = None
         self.status = CALLER_LEFT
         self.bytes_sent = 0
+        self.address_quota: Quota | None = None
+        self.counted_key = b""
         self.cost = 0
         self.released = ""
         self.verdict = ""

@@ -12,8 +12,10 @@ A caller who leaves cancels this task: the upstream connection is closed and the
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from asyncio import CancelledError
+from collections.abc import Awaitable
 from time import perf_counter
 from typing import Any
 
@@ -28,6 +30,7 @@ from gateway.errors import (
     InternalError,
     NoRoute,
     UpstreamError,
+    UpstreamTimeout,
 )
 from gateway.observe.access_log import AccessLog
 from gateway.observe.ids import RequestIds, continues
@@ -38,6 +41,7 @@ from gateway.proxy.headers import HeadReader, RequestHead, clean_response
 from gateway.proxy.routes import Route, RouteTable
 from gateway.proxy.settlement import release_word, told_cost
 from gateway.proxy.websocket import relay_tunnel
+from gateway.quota import quota_fields
 from gateway.upstreams.transport import Headers, UpstreamRequest, UpstreamResponse
 
 logger = logging.getLogger("gateway.proxy")
@@ -100,6 +104,8 @@ class Endpoint:
     async def _answer(self, call: Call, route: Route, scope: Scope, receive: Receive) -> UpstreamResponse:
         """Take the credits, forward, and settle or release by the response head. The response is not yet relayed."""
         head = self._heads.read(scope["headers"], scope["client"], scope["scheme"], keyed=not route.is_public)
+        if route.address_limit is not None:
+            call.address_quota = route.address_limit.take(self._heads.address_of(head, scope["client"]))
         if head.content_length is not None and head.content_length > route.body_max_bytes:
             raise BodyTooLarge(route.body_max_bytes)
         if head.api_key and head.api_key in scope["query_string"]:
@@ -109,6 +115,9 @@ class Endpoint:
         body: Any = b""
         if head.has_body and not head.expects_continue:
             body = await read_body(receive, head.content_length, route.body_max_bytes)
+        if route.concurrency is not None:
+            route.concurrency.begin(head.api_key)
+            call.counted_key = head.api_key
         call.asked_at = perf_counter()
         if not route.is_public:
             call.hold = await self._provider.hold(head.api_key, route.cost, route.name, call.request_id, route.policy)
@@ -152,10 +161,9 @@ class Endpoint:
             self._complete(call, route, request, head, scope)
             if head.has_body and head.expects_continue:
                 request.body = await read_body(receive, head.content_length, route.body_max_bytes)
-            if isinstance(request.body, StreamedBody):
-                with route.uploads.admit(request.body):
-                    return await route.transport.send(request)
-            return await route.transport.send(request)
+            if route.timeout_seconds is not None:
+                return await _forward_within(route.timeout_seconds, route, request)
+            return await _forward(route, request)
         except UpstreamError as error:
             kept = error.possibly_executed and error.reason not in route.release_on
             await self._end(call, route.cost if kept else 0, error.reason)
@@ -282,6 +290,8 @@ class Endpoint:
     def _record(self, call: Call, scope: Scope) -> None:
         now = perf_counter()
         route = call.route
+        if call.counted_key and route is not None and route.concurrency is not None:
+            route.concurrency.end(call.counted_key)
         if route is None:
             if self._access_log is None or call.verdict is HANDED_ON:
                 return
@@ -313,6 +323,26 @@ class Endpoint:
             )
 
 
+def _forward(route: Route, request: UpstreamRequest) -> Awaitable[UpstreamResponse]:
+    if isinstance(request.body, StreamedBody):
+        return _forward_upload(route, request, request.body)
+    return route.transport.send(request)
+
+
+async def _forward_upload(route: Route, request: UpstreamRequest, body: StreamedBody) -> UpstreamResponse:
+    with route.uploads.admit(body):
+        return await route.transport.send(request)
+
+
+async def _forward_within(seconds: float, route: Route, request: UpstreamRequest) -> UpstreamResponse:
+    try:
+        async with asyncio.timeout(seconds):
+            return await _forward(route, request)
+    except TimeoutError as error:
+        cause = f"no head within the route's timeout_seconds, {seconds:g}"
+        raise UpstreamTimeout(cause=cause, possibly_executed=True) from error
+
+
 async def _show_break(send: Send) -> None:
     """The head was given to the server: see that it goes out, even if no byte of the body ever came. Returning with the
     body unfinished then makes the server cut the connection, so that the caller sees the truncation (RFC 9112 section
@@ -326,6 +356,9 @@ async def _show_break(send: Send) -> None:
 def _own_headers(call: Call) -> Headers:
     own: Headers = [(b"x-request-id", call.request_id.encode("ascii"))]
     hold = call.hold
+    if call.address_quota is not None or (hold is not None and hold.quota is not None):
+        quotas = (call.address_quota, None if hold is None else hold.quota)
+        own += quota_fields(quota for quota in quotas if quota is not None)
     if hold is not None:
         kept = hold.cost
         if call.verdict != KEPT:  # else the cost is known only at the end

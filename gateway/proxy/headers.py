@@ -142,6 +142,20 @@ class HeadReader:
                     host = value
         head.headers += ((b"x-forwarded-for", chain), proto, (b"x-forwarded-host", host))
 
+    def address_of(self, head: RequestHead, client: tuple[str, int] | None) -> str:
+        """Whose call it is: the last address of the chain that is not a proxy of ours. What that one says of others
+        before it is hearsay."""
+        address = client[0] if client else ""
+        chain = [entry for name, value in head.forwarded if name == b"x-forwarded-for" for entry in value.split(b",")]
+        while chain and self._is_trusted(address):
+            said = _without_port(chain.pop().strip().decode("latin-1"))
+            try:
+                ip_address(said)
+            except ValueError:
+                break
+            address = said
+        return address
+
     def _is_trusted(self, address: str) -> bool:
         known = self._trusted.get(address)
         if known is None:
@@ -153,6 +167,13 @@ class HeadReader:
             if len(self._trusted) < KNOWN_MAX:
                 self._trusted[address] = known
         return known
+
+
+def _without_port(entry: str) -> str:
+    """Of 192.0.2.1:4711 and [2001:db8::1]:4711, as some proxies write them."""
+    if entry.startswith("["):
+        return entry[1:].partition("]")[0]
+    return entry.partition(":")[0] if entry.count(":") == 1 else entry
 
 
 def _drop(head: RequestHead, name: bytes, value: bytes) -> None:

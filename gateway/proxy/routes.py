@@ -14,6 +14,7 @@ from gateway.errors import BadRequest, MethodNotAllowed, NoRoute
 from gateway.observe.accumulators import RouteMetrics
 from gateway.proxy.body import Uploads
 from gateway.proxy.paths import fold, is_plain
+from gateway.proxy.route_limits import AddressLimit, Concurrency
 from gateway.upstreams.transport import Transport
 
 UPLOADS_MAX = 128
@@ -24,7 +25,9 @@ class Route:
     """One route of the config, with everything a call needs worked out at load."""
 
     __slots__ = (
+        "address_limit",
         "body_max_bytes",
+        "concurrency",
         "cost",
         "cost_field",
         "is_public",
@@ -37,6 +40,7 @@ class Route:
         "releases_5xx",
         "settle_header",
         "strip",
+        "timeout_seconds",
         "transport",
         "uploads",
     )
@@ -61,6 +65,10 @@ class Route:
         self.release_on = frozenset(section.release_on)
         self.releases_4xx = "4xx" in section.release_on
         self.releases_5xx = "5xx" in section.release_on
+        self.timeout_seconds = section.timeout_seconds
+        limit, most = section.rate_limit_per_address, section.concurrency_per_key
+        self.address_limit = None if limit is None else AddressLimit(limit)
+        self.concurrency = None if most is None else Concurrency(most)
         self.body_max_bytes = section.body_max_bytes or body_max_bytes
         self.strip = len(section.strip_prefix.rstrip("/").encode("ascii"))
         self.transport = transport

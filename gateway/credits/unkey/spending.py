@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
@@ -203,6 +202,8 @@ class Spending:
     def _grant(self, hold: UnkeyHold, verdict: Verdict, account: Account) -> UnkeyHold:
         hold.key, hold.key_id, hold.user_id = account.number, account.key_id, account.user_id
         hold.grant(verdict.credits)
+        if verdict.rate_limit is not None:
+            hold.quota = verdict.quota()
         if hold.id and hold.asked:
             due = self._loop.time() + CONFIRM_SECONDS
             self._unconfirmed.append((due, hold))
@@ -220,9 +221,7 @@ class Spending:
         if verdict.code == "USAGE_EXCEEDED":
             return await self._out_of_credits(hold, verdict)
         if verdict.code == "RATE_LIMITED":
-            limit, remaining, reset_ms = verdict.rate_limit or (0, 0, 0)
-            reset_seconds = max(1, -(-(reset_ms - time.time_ns() // 1_000_000) // 1000))
-            return RateLimited(limit=limit, remaining=remaining, reset_seconds=reset_seconds)
+            return RateLimited(verdict.quota())
         if verdict.code == "INSUFFICIENT_PERMISSIONS":
             return Forbidden()
         if verdict.code == "NOT_FOUND" and not await self._canary.is_alive(account.unkey_id if account else None):

@@ -16,6 +16,7 @@ from gateway.credits.unkey.strict_json import (
     read_text,
 )
 from gateway.credits.unkey.user_ids import decode_user_id
+from gateway.quota import Quota
 
 VALID = "VALID"
 CODE_MAX_CHARACTERS = 64
@@ -61,6 +62,11 @@ class Verdict:
 
     def __repr__(self) -> str:
         return f"Verdict({self.code!r}, {self.key_id!r}, credits={self.credits})"
+
+    def quota(self) -> Quota:
+        """What is left of the rate limit. Unkey does not tell the window's length."""
+        limit, remaining, reset_ms = self.rate_limit or (0, 0, 0)
+        return Quota("key", limit, 0, remaining, max(1, -(-(reset_ms - time.time_ns() // 1_000_000) // 1000)))
 
 
 def read_verdict(body: bytes) -> Verdict:
