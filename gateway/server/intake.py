@@ -10,9 +10,9 @@ wait who wait for the journal. A burst is over within STRAIN_SECONDS; a queue th
 *How many, then?* As many as keep the journal and the loop busy: AHEAD_MAX that have begun and are not yet through the
 journal. So the rate is the process's best whatever that is, and nothing has to be tuned.
 
-*At what cost?* Refusals get REFUSAL_SHARE of the time, oldest first; those for which there is none left wait, and the
-newest of them is let in when there is room again (the oldest has waited too long to be served in time). Each connection
-waits with one request only, so callers who ask again at once can't have more of the process than that.
+*At what cost?* Refusals get REFUSAL_SHARE of the time, oldest first and none before PATIENCE_SECONDS; the others wait,
+and the newest of them is let in when there is room again (the oldest has waited too long to be served in time). Each
+connection waits with one request only, so callers who ask again at once can't have more of the process than that.
 
 A turn is measured by a callback that comes up in the next one, once in PROBE_SECONDS while requests come. Nothing here
 keeps the loop from resting: the thread that commits needs the processor too.
@@ -44,6 +44,8 @@ REFUSAL_SHARE = 0.15
 """Of the process's time, at most, for telling callers that there is no room."""
 ALLOWANCE_MAX_SECONDS = 0.002
 LENGTH = re.compile(rb"(?<=\r\n)content-length: ?([0-9]{1,9})\r\n")
+PATIENCE_SECONDS = 0.05
+"""How long a request waits for room before it is refused: what comes at the same moment is not yet too much."""
 LOOK_SECONDS = 0.001
 REFUSALS_PER_LOOK = 16
 """So many at a time: the turn of the loop must stay short."""
@@ -84,7 +86,7 @@ class Intake:
         self._refused_at = 0.0
         self._allowance_seconds = 0.0
         self._refilled_at = 0.0
-        self._held: deque[HttpProtocol] = deque()
+        self._held: deque[tuple[float, HttpProtocol]] = deque()
 
     def admits(self) -> bool:
         """Whether one more request may begin. On the hot path."""
@@ -100,7 +102,7 @@ class Intake:
 
     def hold(self, caller: HttpProtocol) -> None:
         """Whose request was not admitted: it is when there is room, or it is told when there is time for that."""
-        self._held.append(caller)
+        self._held.append((time.monotonic(), caller))
         if len(self._held) == 1:
             self._loop.call_soon(self._look_at_held)
 
@@ -151,7 +153,7 @@ class Intake:
         """Let in the newest as far as there is room, and refuse the oldest for as long as refusals may take."""
         held = self._held
         while held and self._count_running() < self._calls_max and self._has_room():
-            held.pop().on_admitted()
+            held.pop()[1].on_admitted()
         self._refuse_held()
         if held:
             self._loop.call_later(LOOK_SECONDS, self._look_at_held)
@@ -162,7 +164,10 @@ class Intake:
         held, self._refilled_at = self._held, now
         if allowance > 0:
             for _ in range(min(REFUSALS_PER_LOOK, len(held))):
-                held.popleft().on_turned_away()
+                if held[0][0] > now - PATIENCE_SECONDS:
+                    break
+                self._refused_at = self._loop.time()
+                held.popleft()[1].on_turned_away()
             allowance = min(allowance, ALLOWANCE_MAX_SECONDS) - (time.thread_time() - began)
         self._allowance_seconds = allowance
 
