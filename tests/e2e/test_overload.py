@@ -1,0 +1,54 @@
+"""Three times as much as a gateway can do: most of what it can is still done, in time, and the rest is told so.
+
+Ratios of one run, printed. They are asserted in `make torture` alone: a machine that does other things has others.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+
+import psutil
+
+from tests.e2e.caller import request
+from tests.e2e.harness import TORTURE, allow_many_sockets, count, gateway, settings
+from tests.e2e.open_loop import Told, command
+from tests.e2e.upstream import Upstream
+
+CONNECTIONS = count(300, 2_000)
+SECONDS = count(1, 10)
+TIMES = 3
+GROWTH_MAX_BYTES = 128 * 1024 * 1024
+
+
+def load(running, key: str, connections: int, rate: float = 0) -> Told:
+    words = {"port": running.port, "request": request(key).decode(), "connections": connections, "seconds": SECONDS}
+    done = subprocess.run(command(**words, rate=rate), capture_output=True, check=True, text=True, timeout=120)
+    told = Told(**json.loads(done.stdout))
+    print(told)
+    assert (told.others, told.broken, told.unanswered) == (0, 0, 0)
+    return told
+
+
+def test_three_times_the_load_is_served_at_full_rate_and_the_rest_is_told(tmp_path):
+    allow_many_sockets()
+    config = settings(tmp_path, "http://127.0.0.1:1", log={"access": False})
+    with Upstream() as upstream:
+        config["upstreams"]["main"]["targets"] = [upstream.url]
+        with gateway(tmp_path, config) as running:
+            key, _ = running.create_key(None)
+            running.start()
+            process = psutil.Process(running.process.pid)
+            normal = load(running, key, 32)
+            before = process.memory_info().rss
+            flooded = load(running, key, CONNECTIONS, TIMES * normal.rate)
+            growth = process.memory_info().rss - before
+            after = load(running, key, 32)
+            assert normal.refused == after.refused == 0
+            assert flooded.served
+            assert growth < GROWTH_MAX_BYTES
+            if TORTURE:
+                assert flooded.rate >= 0.8 * normal.rate
+                assert flooded.served_p99 <= 2 * normal.served_p99
+                assert after.rate >= 0.8 * normal.rate
+            assert "Traceback" not in running.errors
