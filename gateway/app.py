@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -52,6 +52,7 @@ from gateway.server.listener import Listener
 from gateway.upstreams.open import open_transports
 from gateway.upstreams.rpc import RpcClient
 from gateway.upstreams.transport import Transport
+from gateway.upstreams.upstream import Upstream
 
 if TYPE_CHECKING:
     from gateway.billing.desk import OrderDesk
@@ -171,7 +172,7 @@ class Gateway:
         provider = await _open_provider(config, database, deadlines, stack, self._metrics, self._readiness)
         if self._intake is not None:
             self._intake.backlog = provider.journal
-        transports = open_transports(config.upstreams, deadlines, loop)
+        transports = open_transports(config.upstreams, deadlines, loop, self._metrics)
         for transport in transports.values():
             stack.push_async_callback(transport.aclose)
         ids = RequestIds()
@@ -329,14 +330,11 @@ def open_unkey_client(section: UnkeySection, deadlines: Deadlines) -> UnkeyClien
     )
 
 
-def _gauges(readiness: Readiness, transports: dict[str, Transport], loop: asyncio.AbstractEventLoop) -> Iterator[Gauge]:
+def _gauges(readiness: Readiness, upstreams: dict[str, Upstream], loop: asyncio.AbstractEventLoop) -> Iterator[Gauge]:
     yield "ready", (), int(readiness.ready)
     yield "tasks", (), len(asyncio.all_tasks(loop))
-    for name, transport in transports.items():
-        open_count, idle_count, waiting_count = transport.count_connections()
-        yield "upstream_connections_open", (name,), open_count
-        yield "upstream_connections_idle", (name,), idle_count
-        yield "upstream_connections_waiting", (name,), waiting_count
+    for upstream in upstreams.values():
+        yield from upstream.gauges()
 
 
 def _count_commits(metrics: Metrics) -> Callable[[int], None]:
@@ -350,7 +348,7 @@ def _count_commits(metrics: Metrics) -> Callable[[int], None]:
     return count
 
 
-def _routes(config: Config, transports: dict[str, Transport], metrics: Metrics) -> RouteTable:
+def _routes(config: Config, transports: Mapping[str, Transport], metrics: Metrics) -> RouteTable:
     uploads = {
         name: Uploads(max(1, len(upstream.targets) * upstream.connections_max // 2))
         for name, upstream in config.upstreams.items()

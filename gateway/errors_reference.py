@@ -180,9 +180,11 @@ EXPLANATIONS = (
     ),
     Explanation(
         NoHealthyTarget(),
-        "All connections to the target were busy for `connection_wait_seconds`, or the queue for one was full. Nothing"
-        " was sent.",
-        "Try again after `Retry-After`. Ops: `connections_max`, or more targets.",
+        "All connections to the target were busy for `connection_wait_seconds`, or the queue for one was full; or no"
+        " target can be connected to; or the health check says that all are down. Nothing was sent, unless an attempt"
+        " before it was.",
+        "Try again after `Retry-After`. Ops: the log says which. `connections_max`, more targets, or"
+        " docs/operations.md, “Several targets”.",
     ),
     Explanation(
         CreditsUnavailable(),

@@ -111,7 +111,7 @@ def _price(route: RouteSection) -> str:
 
 
 def _targets(config: Config, route: RouteSection) -> str:
-    return ",".join(config.upstreams[route.upstream].targets)
+    return ",".join(config.upstreams[route.upstream].base_urls)
 
 
 def add_commands(app: typer.Typer) -> None:

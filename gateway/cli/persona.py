@@ -21,7 +21,7 @@ def persona_service(config: Config) -> Iterator[tuple[Config, str | None]]:
     address; None (and the config as it was) where the first upstream is not on this machine.
     """
     upstream = next(iter(config.upstreams), None)
-    wanted = local_port(config.upstreams[upstream].targets[0]) if upstream is not None else None
+    wanted = local_port(config.upstreams[upstream].base_urls[0]) if upstream is not None else None
     if upstream is None or wanted is None:
         yield config, None
         return
@@ -32,6 +32,6 @@ def persona_service(config: Config) -> Iterator[tuple[Config, str | None]]:
 def _moved(config: Config, upstream: str, address: str) -> Config:
     """The config with the service's address as the upstream's only target, under the path that it had."""
     section = config.upstreams[upstream]
-    targets = (address + urlsplit(section.targets[0]).path,)
+    targets = (address + urlsplit(section.base_urls[0]).path,)
     upstreams = {**config.upstreams, upstream: section.model_copy(update={"targets": targets})}
     return config.model_copy(update={"upstreams": upstreams})

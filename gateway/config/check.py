@@ -119,9 +119,31 @@ def _check_identity(config: Config) -> Iterator[Finding]:
 def _check_upstreams(config: Config) -> Iterator[Finding]:
     for name, upstream in config.upstreams.items():
         at: Path = ("upstreams", name)
-        for index, target in enumerate(upstream.targets):
-            yield from _url_finding((*at, "targets", index), target)
+        first: dict[str, int] = {}
+        for index, url in enumerate(upstream.base_urls):
+            yield from _url_finding(_url_path(at, upstream, index), url)
+            other = first.setdefault(url.rstrip("/"), index)
+            if other != index:
+                depends = (_url_path(at, upstream, index), _url_path(at, upstream, other))
+                yield Finding(depends[0], f"targets[{other}] is the same: give it a weight instead", None, depends)
         yield from _check_transport(at, upstream)
+        yield from _check_times(at, upstream)
+
+
+def _url_path(at: Path, upstream: UpstreamSection, index: int) -> Path:
+    path: Path = (*at, "targets", index)
+    return path if isinstance(upstream.targets[index], str) else (*path, "url")
+
+
+def _check_times(at: Path, upstream: UpstreamSection) -> Iterator[Finding]:
+    ejection, checks = upstream.ejection, upstream.health_check
+    if ejection.max_seconds < ejection.seconds:
+        depends = tuple((*at, "ejection", key) for key in ("max_seconds", "seconds"))
+        yield Finding(depends[0], f"must not be less than seconds, here {ejection.seconds:g}", None, depends)
+    if checks is not None and checks.timeout_seconds > checks.interval_seconds:
+        depends = tuple((*at, "health_check", key) for key in ("timeout_seconds", "interval_seconds"))
+        message = f"must not be more than interval_seconds, here {checks.interval_seconds:g}"
+        yield Finding(depends[0], message, None, depends)
 
 
 def _check_transport(at: Path, upstream: UpstreamSection) -> Iterator[Finding]:

@@ -15,6 +15,7 @@ Schema = dict[str, Any]
 _PATTERNS = {
     r"^[a-z]{3}$": "three lower-case letters, as usd",
     r"^[A-Za-z0-9-]+$": "a header name of letters, digits and -",
+    r"^/[!-~]*$": "a path that begins with /, without spaces",
 }
 _PASSWORD = "password"  # noqa: S105 - JSON Schema's word for a secret
 

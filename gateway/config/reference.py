@@ -58,7 +58,7 @@ def _row(expectations: Expectations, path: Path, sections: list[Path]) -> str:
     for inner in (path, (*path, 0), (*path, "<name>")):
         if expectations.keys(inner):
             sections.append(inner)
-            if "integer" not in _types(schema):
+            if not _is_plain(expectations, path):
                 return ""
     words = expectations.words(path).removeprefix("a list with at least one item").removeprefix("a list")
     if words != expectations.words(path):
@@ -66,8 +66,12 @@ def _row(expectations: Expectations, path: Path, sections: list[Path]) -> str:
     return f"| `{path[-1]}` | {words} | {_default(expectations, path, schema)} | {schema.get('description', '')} |"
 
 
-def _types(schema: dict[str, Any]) -> list[str]:
-    return [str(branch.get("type")) for branch in schema.get("anyOf", [schema])]
+def _is_plain(expectations: Expectations, path: Path) -> bool:
+    """Whether the value, or what a list has, may also be written as a number or a text."""
+    schemas = (expectations.at(path), expectations.at((*path, 0)))
+    return any(
+        branch.get("type") in ("integer", "string") for schema in schemas for branch in schema.get("anyOf", [schema])
+    )
 
 
 def _default(expectations: Expectations, path: Path, schema: dict[str, Any]) -> str:

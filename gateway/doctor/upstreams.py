@@ -15,7 +15,7 @@ CONNECT_SECONDS_MAX = 8.0
 
 async def examine_upstream(name: str, section: UpstreamSection) -> AsyncIterator[Diagnosis]:
     """One diagnosis for each target. Nothing is sent to any."""
-    for diagnosis in await asyncio.gather(*(_examine(name, target, section) for target in section.targets)):
+    for diagnosis in await asyncio.gather(*(_examine(name, target, section) for target in section.base_urls)):
         yield diagnosis
 
 

@@ -29,7 +29,7 @@ class Family:
     help: str
     labels: tuple[str, ...] = ()
     bounds: Bounds = ()
-    over_workers: Literal["sum", "min"] = "sum"
+    over_workers: Literal["sum", "min", "max"] = "sum"
 
 
 FAMILIES: dict[str, Family] = {
@@ -73,6 +73,27 @@ FAMILIES: dict[str, Family] = {
     "upstream_connections_open": Family("gauge", "Connections to the upstream, in use or idle.", ("upstream",)),
     "upstream_connections_idle": Family("gauge", "Connections to the upstream that wait for a call.", ("upstream",)),
     "upstream_connections_waiting": Family("gauge", "Calls that wait for a connection.", ("upstream",)),
+    "upstream_up": Family(
+        "gauge", "1 while the target gets calls, at every worker.", ("upstream", "target"), over_workers="min"
+    ),
+    "circuit_state": Family(
+        "gauge",
+        "The target's circuit breaker, at the worker where it is worst: 0 closed, 1 half-open (one call tries the"
+        " target), 2 open (ejected).",
+        ("upstream", "target"),
+        over_workers="max",
+    ),
+    "upstream_ejections": Family(
+        "counter",
+        "How often the target was ejected, by the failure that did it.",
+        ("upstream", "target", "reason"),
+    ),
+    "upstream_retries": Family(
+        "counter", "Calls that failed at the target and were tried at another.", ("upstream", "target")
+    ),
+    "upstream_retries_refused": Family(
+        "counter", "Calls that might have been tried again, but for the retry budget.", ("upstream",)
+    ),
     "orders_for_a_person": Family(
         "gauge", "Sales that a person should look at: `gateway orders list`.", over_workers="min"
     ),

@@ -1,52 +1,45 @@
-"""The hot path to an upstream: HTTP/1.1 over pooled connections."""
+"""The hot path to a target: HTTP/1.1 over pooled connections."""
 
 from __future__ import annotations
 
 import asyncio
 from typing import TYPE_CHECKING
 
+from gateway.errors import UpstreamError
 from gateway.upstreams.pool import Pool
 from gateway.upstreams.request_head import RequestHead
-from gateway.upstreams.targets import RoundRobin, Target
-from gateway.upstreams.tls import client_context
+from gateway.upstreams.transport import IDEMPOTENT
 
 if TYPE_CHECKING:
+    import ssl
+
     from gateway.config.tree import UpstreamSection
     from gateway.deadlines import Deadlines
     from gateway.upstreams.http1_response import Http1Response
+    from gateway.upstreams.targets import Target
     from gateway.upstreams.transport import UpstreamRequest
-
-IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"})
-"""Methods whose request may be sent twice (RFC 9110 section 9.2.2)."""
-
-
-class Destination:
-    """A target with what belongs to it: its connections and its request heads."""
-
-    __slots__ = ("head", "pool")
-
-    def __init__(self, pool: Pool) -> None:
-        self.pool = pool
-        self.head = RequestHead(pool.target)
 
 
 class Http1Transport:
-    """Implements Transport with our own client. Runs on one event loop, uvloop for speed.
+    """Implements TargetTransport with our own client. Runs on one event loop, uvloop for speed."""
 
-    Raises ValueError or OSError at once for targets or a `ca_file` that can't be used.
-    """
+    __slots__ = ("_head", "pool")
 
     def __init__(
-        self, name: str, settings: UpstreamSection, deadlines: Deadlines, loop: asyncio.AbstractEventLoop
+        self,
+        target: Target,
+        settings: UpstreamSection,
+        tls: ssl.SSLContext | None,
+        deadlines: Deadlines,
+        loop: asyncio.AbstractEventLoop,
     ) -> None:
-        self.name = name
-        targets = [Target(url) for url in settings.targets]
-        tls = None
-        if any(target.tls for target in targets):
-            tls = client_context(settings.tls)
-            tls.set_alpn_protocols(["http/1.1"])
-        self.pools = tuple(Pool(target, settings, tls, deadlines, loop) for target in targets)
-        self._destinations = RoundRobin([Destination(pool) for pool in self.pools])
+        self.pool = Pool(target, settings, tls, deadlines, loop)
+        self._head = RequestHead(target)
+
+    @property
+    def load(self) -> int:
+        """See TargetTransport.load."""
+        return self.pool.load
 
     async def send(self, request: UpstreamRequest) -> Http1Response:
         """See Transport.send.
@@ -54,16 +47,14 @@ class Http1Transport:
         A reused connection may be closed by the upstream while the request is on its way (RFC 9112 section 9.3.1).
         Such a request is sent once more, on a fresh connection, if it can't have been executed or may be twice.
         """
-        destination = self._destinations.choose()
-        head = destination.head.write(request)
-        pool = destination.pool
+        head = self._head.write(request)
+        pool = self.pool
         connection = pool.take() or await pool.acquire()
         response = connection.start(request, head)
         try:
             await response.waiter  # type: ignore[misc]
             if response.stale and _may_repeat(request, response):
-                connection = await pool.acquire_fresh()
-                response = connection.start(request, head)
+                response = await self._repeat(request, head, response)
                 await response.waiter  # type: ignore[misc]
         except asyncio.CancelledError:
             response.abandon()
@@ -74,18 +65,21 @@ class Http1Transport:
             response.streaming = True
         return response
 
+    async def _repeat(self, request: UpstreamRequest, head: bytes, stale: Http1Response) -> Http1Response:
+        try:
+            connection = await self.pool.acquire_fresh()
+        except UpstreamError as error:
+            error.possibly_executed = not stale.unsent
+            raise
+        return connection.start(request, head)
+
     def count_connections(self) -> tuple[int, int, int]:
         """See Transport.count_connections."""
-        pools = self.pools
-        return (
-            sum(pool.open_count for pool in pools),
-            sum(pool.idle_count for pool in pools),
-            sum(pool.waiting_count for pool in pools),
-        )
+        pool = self.pool
+        return pool.open_count, pool.idle_count, pool.waiting_count
 
     async def aclose(self) -> None:
-        for pool in self.pools:
-            await pool.aclose()
+        await self.pool.aclose()
 
 
 def _may_repeat(request: UpstreamRequest, response: Http1Response) -> bool:

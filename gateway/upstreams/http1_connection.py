@@ -62,6 +62,7 @@ class Http1Connection(asyncio.Protocol):
         "_unwritten_bytes",
         "_writable",
         "_writing_paused",
+        "address",
         "deadline",
         "open",
         "used",
@@ -87,6 +88,7 @@ class Http1Connection(asyncio.Protocol):
         self._writing_paused = False
         self._writable: asyncio.Future[None] | None = None
         self._unwritten_bytes = 0
+        self.address = ""
         self.deadline = NEVER
         self.open = False
         self.used = False

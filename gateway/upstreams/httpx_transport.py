@@ -22,35 +22,38 @@ from gateway.upstreams.httpx_destination import HttpxDestination
 from gateway.upstreams.httpx_errors import translated
 from gateway.upstreams.httpx_response import HttpxResponse
 from gateway.upstreams.request_head import LENGTH_NEEDED
-from gateway.upstreams.targets import RoundRobin, Target
-from gateway.upstreams.tls import client_context
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import AsyncIterable, AsyncIterator
 
     import httpx
 
     from gateway.config.tree import UpstreamSection
     from gateway.deadlines import Deadlines
+    from gateway.upstreams.targets import Target
     from gateway.upstreams.transport import Headers, UpstreamRequest
 
 WAITERS_PER_CONNECTION = 4
 
 
 class HttpxTransport:
-    """Implements Transport with httpx.AsyncClient. Raises ValueError or OSError for settings that can't be used."""
+    """Implements TargetTransport with httpx.AsyncClient. Raises ValueError for settings that can't be used."""
 
     def __init__(
-        self, name: str, settings: UpstreamSection, deadlines: Deadlines, loop: asyncio.AbstractEventLoop
+        self,
+        target: Target,
+        settings: UpstreamSection,
+        tls: ssl.SSLContext,
+        deadlines: Deadlines,
+        loop: asyncio.AbstractEventLoop,
     ) -> None:
-        self.name = name
         self._settings = settings
         self._deadlines = deadlines
         self._loop = loop
-        tls = client_context(settings.tls)
-        self._destinations = RoundRobin([HttpxDestination(Target(url), settings, tls) for url in settings.targets])
+        self._destination = HttpxDestination(target, settings, tls)
         self._owners: set[asyncio.Task[None]] = set()
-        self._owners_max = settings.connections_max * len(settings.targets) * (1 + WAITERS_PER_CONNECTION)
+        self._owners_max = settings.connections_max * (1 + WAITERS_PER_CONNECTION)
         self._head_seconds = (
             settings.connection_wait_seconds + settings.connect_timeout_seconds + settings.response_timeout_seconds
         )
@@ -61,6 +64,11 @@ class HttpxTransport:
     @property
     def open_count(self) -> int:
         """Exchanges under way, those of callers who left included."""
+        return len(self._owners)
+
+    @property
+    def load(self) -> int:
+        """See TargetTransport.load."""
         return len(self._owners)
 
     def count_connections(self) -> tuple[int, int, int]:
@@ -87,9 +95,8 @@ class HttpxTransport:
     async def _own(self, response: HttpxResponse, request: UpstreamRequest) -> None:
         """From the request to the response's end, in one task that only `aclose` of the transport cancels."""
         try:
-            destination = self._destinations.choose()
-            outgoing = self._request(response, request, destination)
-            source = await destination.client.send(outgoing, stream=True)
+            outgoing = self._request(response, request)
+            source = await self._destination.client.send(outgoing, stream=True)
             try:
                 # Until now the time to the head counted; httpcore reads this anew for the body.
                 outgoing.extensions["timeout"]["read"] = self._settings.idle_timeout_seconds
@@ -113,10 +120,8 @@ class HttpxTransport:
             if not await response.put(chunk):
                 return
 
-    def _request(
-        self, response: HttpxResponse, request: UpstreamRequest, destination: HttpxDestination
-    ) -> httpx.Request:
-        settings = self._settings
+    def _request(self, response: HttpxResponse, request: UpstreamRequest) -> httpx.Request:
+        settings, destination = self._settings, self._destination
         timeout = {
             "connect": settings.connect_timeout_seconds,
             "read": settings.response_timeout_seconds,
@@ -166,8 +171,7 @@ class HttpxTransport:
         for owner in self._owners:
             owner.cancel()
         await asyncio.gather(*self._owners, return_exceptions=True)
-        for destination in self._destinations.all:
-            await destination.client.aclose()
+        await self._destination.client.aclose()
 
 
 def _head(source: httpx.Response) -> tuple[Headers, int | None]:

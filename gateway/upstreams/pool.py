@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from gateway.deadlines import NEVER
 from gateway.errors import NoHealthyTarget, UpstreamError, UpstreamTimeout, UpstreamUnreachable
+from gateway.upstreams.addresses import Addresses
 from gateway.upstreams.http1_connection import Http1Connection
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ class Pool:
     """Lends connections to one target. `deadline` is that of the oldest waiter for whom none is being opened."""
 
     __slots__ = (
+        "_addresses",
         "_closed",
         "_connections",
         "_deadlines",
@@ -42,6 +44,7 @@ class Pool:
         "_emptied",
         "_idle",
         "_loop",
+        "_outdated",
         "_settings",
         "_tls",
         "_waiters",
@@ -69,6 +72,8 @@ class Pool:
         self._idle: list[Http1Connection] = []
         self._connections: set[Http1Connection] = set()
         self._waiters: deque[tuple[Waiter, float]] = deque()
+        self._addresses = Addresses(target, settings.dns_refresh_seconds, deadlines, loop, self._leave_others)
+        self._outdated: set[Http1Connection] = set()
         self._dials: set[asyncio.Task[None]] = set()
         self._wanted_dials = 0
         self._closed = False
@@ -82,6 +87,11 @@ class Pool:
     @property
     def waiting_count(self) -> int:
         return len(self._waiters)
+
+    @property
+    def load(self) -> int:
+        """Connections in use or being opened, and calls that wait for one."""
+        return self.open_count - len(self._idle) + len(self._waiters)
 
     # Taking.
 
@@ -142,6 +152,9 @@ class Pool:
         """The connection is free and clean: the oldest waiter gets it, else it rests."""
         if not connection.open:
             return
+        if self._outdated and connection in self._outdated:
+            connection.close("The target's name has other addresses now")
+            return
         if self._waiters and self._hand_over(connection):
             return
         if self._closed:
@@ -159,6 +172,7 @@ class Pool:
 
     def gone(self, connection: Http1Connection) -> None:
         self._connections.discard(connection)
+        self._outdated.discard(connection)
         if self._emptied is not None and not self._connections and not self._emptied.done():
             self._emptied.set_result(None)
 
@@ -226,12 +240,11 @@ class Pool:
             self._serve_queue()
 
     async def _connect(self) -> Http1Connection:
-        """Open one connection, TLS included, within `connect_timeout_seconds`."""
+        """Open one connection, TLS included, within `connect_timeout_seconds`, to the first address that takes it."""
         target, settings = self.target, self._settings
-        connection = Http1Connection(self, settings, self._deadlines, self._loop)
         try:
-            async with asyncio.timeout(settings.connect_timeout_seconds):
-                await self._create_connection(connection)
+            async with asyncio.timeout(settings.connect_timeout_seconds) as limit:
+                connection = await self._connect_to_one(await self._addresses.in_order(), limit.when() or 0)
         except TimeoutError as error:
             raise UpstreamTimeout(cause=f"Connecting to {target.url} took too long", possibly_executed=False) from error
         except OSError as error:
@@ -241,12 +254,27 @@ class Pool:
             self._connections.add(connection)
         return connection
 
-    async def _create_connection(self, connection: Http1Connection) -> None:
+    async def _connect_to_one(self, addresses: list[str], until: float) -> Http1Connection:
+        """Each address gets its part of the time: one that does not answer leaves some for the others."""
+        while True:
+            address = addresses.pop(0)
+            if not addresses:
+                return await self._create_connection(address)
+            now = self._loop.time()
+            try:
+                async with asyncio.timeout_at(now + (until - now) / (len(addresses) + 1)):
+                    return await self._create_connection(address)
+            except OSError:
+                self._addresses.has_failed(address)
+
+    async def _create_connection(self, address: str) -> Http1Connection:
         target = self.target
+        connection = Http1Connection(self, self._settings, self._deadlines, self._loop)
+        connection.address = address
         server_name = (self._settings.tls.server_name or target.host) if self._tls else None
         try:
             await self._loop.create_connection(
-                lambda: connection, target.host, target.port, ssl=self._tls, server_hostname=server_name
+                lambda: connection, address, target.port, ssl=self._tls, server_hostname=server_name
             )
         except BaseException:
             if connection.open:
@@ -254,6 +282,13 @@ class Pool:
                 self.open_count += 1
                 connection.close("Given up while it was opened")
             raise
+        return connection
+
+    def _leave_others(self, addresses: frozenset[str]) -> None:
+        """Connections to other addresses than these serve nobody any more, once they are free."""
+        self._outdated = {connection for connection in self._connections if connection.address not in addresses}
+        for connection in self._outdated.intersection(self._idle):
+            connection.close("The target's name has other addresses now")
 
     # Time.
 
@@ -274,6 +309,7 @@ class Pool:
     async def aclose(self) -> None:
         """Close every connection; whoever waits gets NoHealthyTarget, whoever reads UpstreamUnreachable."""
         self._closed = True
+        await self._addresses.aclose()
         for task in self._dials:
             task.cancel()
         while self._waiters:

@@ -1,17 +1,10 @@
-"""The base URLs of an upstream, and which of them takes the next request."""
+"""The base URLs of an upstream."""
 
 from __future__ import annotations
 
-from itertools import cycle
-from typing import TYPE_CHECKING, Generic, TypeVar
 from urllib.parse import urlsplit
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
 DEFAULT_PORTS = {"http": 80, "https": 443}
-
-T = TypeVar("T")
 
 
 class Target:
@@ -36,16 +29,3 @@ class Target:
         self.base_path = parts.path.rstrip("/").encode("ascii")
         host = f"[{self.host}]" if ":" in self.host else self.host.encode("idna").decode("ascii")
         self.authority = (host if self.port == default_port else f"{host}:{self.port}").encode("ascii")
-
-
-class RoundRobin(Generic[T]):
-    """Gives each choice its turn."""
-
-    __slots__ = ("_turns", "all")
-
-    def __init__(self, choices: Sequence[T]) -> None:
-        self.all = tuple(choices)
-        self._turns = cycle(self.all)
-
-    def choose(self) -> T:
-        return next(self._turns)

@@ -1,7 +1,8 @@
-"""The port through which the proxy speaks to an upstream, and the words it uses.
+"""The ports through which calls go upstream, and the words they use.
 
-Two adapters exist, held by one contract suite (tests/upstreams): `http1` (our own client over httptools, the hot
-path) and `httpx` (for HTTP/2 and outbound proxies).
+The proxy speaks to an upstream (Transport, upstream.py), which chooses a target and speaks to it (TargetTransport).
+Two adapters of the latter exist, held by one contract suite (tests/upstreams): `http1` (our own client over httptools,
+the hot path) and `httpx` (for HTTP/2 and outbound proxies).
 """
 
 from __future__ import annotations
@@ -11,6 +12,9 @@ from typing import Protocol
 
 Headers = list[tuple[bytes, bytes]]
 """Field lines in order, names in lower case, values without surrounding white space."""
+
+IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"})
+"""Methods whose request may be sent twice (RFC 9110 section 9.2.2)."""
 
 
 class UpstreamRequest:
@@ -81,6 +85,27 @@ class Transport(Protocol):
 
     def count_connections(self) -> tuple[int, int, int]:
         """Connections open, how many of them are idle, and how many calls wait for one. For the metrics."""
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+
+
+class TargetTransport(Protocol):
+    """Sends requests to one target of an upstream.
+
+    Its `send` raises as Transport's does. Where it says that the request can't have been executed, nothing of a
+    streamed body was taken either.
+    """
+
+    @property
+    def load(self) -> int:
+        """Calls in flight, the waiting ones included; about right is enough. Looked at for every call."""
+
+    async def send(self, request: UpstreamRequest) -> UpstreamResponse:
+        """See Transport.send."""
+
+    def count_connections(self) -> tuple[int, int, int]:
+        """See Transport.count_connections."""
 
     async def aclose(self) -> None:
         """Close every connection."""

@@ -169,6 +169,29 @@ def test_all_that_the_checks_find_is_told_together_with_broken_values():
     assert "upstreams.a.targets[0]: expected a URL" in said
 
 
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ('targets: ["http://x", {url: x}]', "2:35: upstreams.a.targets[1].url: expected a URL that starts with"),
+        ("targets: [{weight: 2}]", "2:17: upstreams.a.targets[0].url: is missing"),
+        ('targets: [{url: "http://x", wieght: 2}]', 'targets[0].wieght: unknown key; did you mean "weight"?'),
+        ("targets: [5]", "targets[0]: expected a string or a mapping with url, got 5"),
+        ('targets: ["http://x", {url: "http://x/"}]', "targets[1].url: targets[0] is the same"),
+        ("ejection: {seconds: 9, max_seconds: 3}", "ejection.max_seconds: must not be less than seconds, here 9"),
+        ("ejection: {failures: [5xy]}", 'got "5xy"; did you mean "5xx"?'),
+        ("retries: {attempts: 0}", "retries.attempts: expected a whole number from 1 to 10, got 0"),
+        ("health_check: {path: ok}", "health_check.path: expected a path that begins with /"),
+        (
+            "health_check: {path: /, interval_seconds: 1}",
+            "health_check.timeout_seconds: must not be more than interval_seconds, here 1",
+        ),
+    ],
+)
+def test_what_is_wrong_with_targets_is_told_where_it_stands(keys, said):
+    rest = "" if keys.startswith("targets") else 'targets: ["http://x"], '
+    assert said in problems_of(f"upstreams:\n  a: {{{rest}{keys}}}\n")
+
+
 def test_nothing_is_concluded_from_a_value_that_is_broken_itself():
     text = "upstreams: {a: {targets: [http://x]}, b: {}}\nroutes: [{path: /p, methods: [GET], upstream: b, cost: x}]\n"
     said = problems_of(text)

@@ -157,7 +157,7 @@ def test_the_readme_shows_what_gateway_dev_prints():
     stripe = f"http://{LOOPBACK}:{PORT}"
     config = _sold_at(config, stripe)
     with contextlib.redirect_stdout(io.StringIO()) as output:
-        stand_ins = {"personas": config.upstreams["personas"].targets[0], "unkey": None, "stripe": stripe}
+        stand_ins = {"personas": config.upstreams["personas"].base_urls[0], "unkey": None, "stripe": stripe}
         _print_start(addresses, stand_ins, config, secret, key)
     assert output.getvalue() in blocks(ROOT / "README.md", "text")
 

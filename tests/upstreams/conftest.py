@@ -17,9 +17,9 @@ from gateway.config.tree import UpstreamSection
 from gateway.deadlines import Deadlines
 from gateway.errors import UpstreamError, UpstreamTimeout
 from gateway.upstreams.http1 import Http1Transport
-from gateway.upstreams.httpx_transport import HttpxTransport
 from gateway.upstreams.open import open_transports
-from gateway.upstreams.transport import Transport, UpstreamRequest, UpstreamResponse
+from gateway.upstreams.transport import TargetTransport, Transport, UpstreamRequest, UpstreamResponse
+from gateway.upstreams.upstream import Upstream
 from tests.upstreams.hostile import ScriptedUpstream
 
 KINDS = ("http1", "httpx")
@@ -55,7 +55,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @asynccontextmanager
-async def opened(kind: str, *urls: str, **settings: Any) -> AsyncIterator[Any]:
+async def opened(kind: str, *urls: str | dict[str, Any], **settings: Any) -> AsyncIterator[Any]:
     """A transport to `urls`, closed afterwards."""
     loop = asyncio.get_running_loop()
     deadlines = Deadlines(loop, tick_seconds=TICK_SECONDS)
@@ -69,8 +69,11 @@ async def opened(kind: str, *urls: str, **settings: Any) -> AsyncIterator[Any]:
 
 
 @asynccontextmanager
-async def opened_http1(*urls: str, **settings: Any) -> AsyncIterator[Http1Transport]:
-    async with opened("http1", *urls, **settings) as transport:
+async def opened_http1(url: str, **settings: Any) -> AsyncIterator[Http1Transport]:
+    """Our own client alone, to one target."""
+    async with opened("http1", url, **settings) as upstream:
+        transport = upstream.members[0].transport
+        assert isinstance(transport, Http1Transport)
         yield transport
 
 
@@ -109,7 +112,7 @@ async def read_all(response: UpstreamResponse) -> bytes:
     return b"".join(parts)
 
 
-async def outcome(transport: Transport, request: UpstreamRequest) -> str:
+async def outcome(transport: Transport | TargetTransport, request: UpstreamRequest) -> str:
     """What a caller sees of the answer, in the words of hostile.Behaviour.sees."""
     try:
         response = await transport.send(request)
@@ -128,7 +131,7 @@ async def outcome(transport: Transport, request: UpstreamRequest) -> str:
     return "whole"
 
 
-def open_connections(transport: Http1Transport | HttpxTransport) -> int:
-    if isinstance(transport, Http1Transport):
-        return sum(pool.open_count - pool.idle_count for pool in transport.pools)
-    return transport.open_count
+def open_connections(transport: Upstream | Http1Transport) -> int:
+    """Those in use."""
+    open_count, idle_count, _ = transport.count_connections()
+    return open_count - idle_count

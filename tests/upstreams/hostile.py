@@ -117,14 +117,20 @@ class Peer:
 
 
 class ScriptedUpstream:
-    """Listens on a free port of 127.0.0.1; remembers what it saw."""
+    """Listens on a port of `host`; remembers what it saw. `scripts` may be changed while it runs."""
 
-    def __init__(self, tls: ssl.SSLContext | None = None, scripts: Mapping[str, Script] | None = None) -> None:
+    def __init__(
+        self,
+        tls: ssl.SSLContext | None = None,
+        scripts: Mapping[str, Script] | None = None,
+        host: str = "127.0.0.1",
+        port: int = 0,
+    ) -> None:
         self._tls = tls
-        self._scripts = SCRIPTS if scripts is None else {**SCRIPTS, **scripts}
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=512)
+        self.scripts = {**SCRIPTS, **(scripts or {})}
+        self._listener = socket.create_server((host, port), backlog=512)
         self.port: int = self._listener.getsockname()[1]
-        self.url = f"{'https' if tls else 'http'}://127.0.0.1:{self.port}"
+        self.url = f"{'https' if tls else 'http'}://{host}:{self.port}"
         self.seen: list[Seen] = []
         self.begun_count = 0
         """Requests whose head has arrived."""
@@ -203,7 +209,7 @@ class ScriptedUpstream:
         self.begun_count += 1
         method, target, _ = head.split(b"\r\n", 1)[0].decode("latin-1").split(" ")
         name = target.partition("?")[0].rpartition("/")[2]
-        script = self._scripts[name]
+        script = self.scripts[name]
         body, complete = (b"", False) if name in READS_NO_BODY else peer.read_body(head)
         seen = Seen(peer.number, method, target, head, body, complete)
         self.seen.append(seen)

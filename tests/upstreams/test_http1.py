@@ -77,7 +77,7 @@ def test_a_small_answer_comes_whole_with_its_connection_already_free(upstream: S
             response = await transport.send(get("trailers"))
             assert response.body == b"hello, world"
             assert response.trailers == [(b"x-credits-used", b"3"), (b"x-b", b"4")]
-            assert transport.pools[0].idle_count == 1
+            assert transport.pool.idle_count == 1
 
     run(main)
 
@@ -97,7 +97,7 @@ def test_idle_connections_are_closed_after_the_keep_alive_time(upstream: Scripte
     async def main() -> None:
         async with opened_http1(upstream.url, keep_alive_timeout_seconds=0.1) as transport:
             await transport.send(get("ok"))
-            await until(lambda: transport.pools[0].open_count == 0)
+            await until(lambda: transport.pool.open_count == 0)
             await until(lambda: upstream.open_connections == 0)
 
     run(main)
@@ -107,21 +107,10 @@ def test_bytes_nobody_asked_for_close_an_idle_connection(upstream: ScriptedUpstr
     async def main() -> None:
         async with opened_http1(upstream.url) as transport:
             assert (await transport.send(get("afterthought"))).body == b"ok"
-            assert transport.pools[0].idle_count == 1
+            assert transport.pool.idle_count == 1
             upstream.afterthought.set()
-            await until(lambda: transport.pools[0].open_count == 0)
+            await until(lambda: transport.pool.open_count == 0)
             assert (await transport.send(get("ok"))).body == b"ok"
-
-    run(main)
-
-
-def test_targets_take_turns(upstream: ScriptedUpstream) -> None:
-    async def main() -> None:
-        with ScriptedUpstream() as other:
-            async with opened_http1(upstream.url, other.url) as transport:
-                for _ in range(6):
-                    await transport.send(get("ok"))
-                assert (len(upstream.seen), len(other.seen)) == (3, 3)
 
     run(main)
 
@@ -134,7 +123,7 @@ def test_a_connection_closed_while_idle_is_not_used_again(upstream: ScriptedUpst
         async with opened_http1(upstream.url) as transport:
             for _ in range(5):
                 assert (await transport.send(get("closes-after", b"POST", body=b"{}"))).status == 200
-                await until(lambda: transport.pools[0].open_count == 0)
+                await until(lambda: transport.pool.open_count == 0)
             assert len(upstream.seen) == 5
 
     run(main)
@@ -150,7 +139,7 @@ def test_an_idempotent_request_on_a_stale_connection_is_sent_once_more(
             response = await transport.send(get("closes-on-reuse", method))
             assert response.status == 200
             assert [seen.connection for seen in upstream.seen] == [0, 0, 1]
-            assert transport.pools[0].open_count <= 1
+            assert transport.pool.open_count <= 1
 
     run(main)
 
@@ -210,7 +199,7 @@ def test_an_early_answer_is_delivered_while_the_body_is_still_sent(upstream: Scr
             response = await asyncio.wait_for(transport.send(get("early", b"POST", body=body())), 15)
             assert (response.status, await read_all(response)) == (413, b"no")
             await asyncio.wait_for(closed.wait(), 15)
-            await until(lambda: transport.pools[0].open_count == 0)
+            await until(lambda: transport.pool.open_count == 0)
 
     run(main)
 
@@ -245,7 +234,7 @@ def test_request_and_response_stream_at_the_same_time(upstream: ScriptedUpstream
                 assert await asyncio.wait_for(response.read(), 15) == word
             asked.put_nowait(None)
             assert await asyncio.wait_for(response.read(), 15) == b""
-            assert transport.pools[0].idle_count == 1
+            assert transport.pool.idle_count == 1
 
     run(main)
 
@@ -268,7 +257,7 @@ def test_a_body_that_fails_after_the_head_fails_the_reader(upstream: ScriptedUps
             leave.set()
             with pytest.raises(CallerLeft):
                 await response.read()
-            assert transport.pools[0].open_count == 0
+            assert transport.pool.open_count == 0
 
     run(main)
 
@@ -299,7 +288,7 @@ def test_a_cancelled_read_closes_the_connection(upstream: ScriptedUpstream) -> N
             await asyncio.sleep(0)
             reading.cancel()
             await asyncio.wait([reading])
-            assert transport.pools[0].open_count == 0
+            assert transport.pool.open_count == 0
             await until(lambda: upstream.open_connections == 0)
 
     run(main)
@@ -327,7 +316,7 @@ def test_an_asked_101_opens_a_tunnel(upstream: ScriptedUpstream) -> None:
             await writing
             assert back == blob
             await response.aclose()
-            assert transport.pools[0].open_count == 0
+            assert transport.pool.open_count == 0
             await until(lambda: upstream.open_connections == 0)
             with pytest.raises(UpstreamUnreachable):
                 await response.write(b"x")
@@ -385,6 +374,6 @@ def test_nothing_can_split_a_request(request_: UpstreamRequest, upstream: Script
             with pytest.raises(InternalError):
                 await transport.send(request_)
             assert upstream.connection_count == 0
-            assert transport.pools[0].open_count == 0
+            assert transport.pool.open_count == 0
 
     run(main)

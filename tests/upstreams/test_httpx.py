@@ -62,7 +62,7 @@ def test_a_caller_who_leaves_before_the_head_ends_the_upstreams_work(upstream: S
             await until(lambda: bool(upstream.seen))
             call.cancel()
             await asyncio.wait([call])
-            await until(lambda: not transport.open_count and not upstream.open_connections, seconds=5)
+            await until(lambda: not transport.count_connections()[0] and not upstream.open_connections, seconds=5)
 
     run(main)
 

@@ -17,7 +17,7 @@ TORTURE = bool(os.environ.get("TORTURE"))
 
 
 def is_at_rest(transport: Http1Transport) -> bool:
-    pool = transport.pools[0]
+    pool = transport.pool
     return pool.open_count == pool.idle_count and pool.waiting_count == 0
 
 
@@ -26,7 +26,7 @@ def test_no_more_connections_than_allowed_and_everyone_is_served(upstream: Scrip
         async with opened_http1(upstream.url, connections_max=3, connection_wait_seconds=5) as transport:
             calls = [asyncio.create_task(transport.send(get("slow"))) for _ in range(12)]
             while not all(call.done() for call in calls):
-                assert transport.pools[0].open_count <= 3
+                assert transport.pool.open_count <= 3
                 await asyncio.sleep(0.005)
             assert [call.result().status for call in calls] == [200] * 12
             assert upstream.connection_count == 3
@@ -42,7 +42,7 @@ def test_waiting_for_a_connection_ends_in_time(upstream: ScriptedUpstream) -> No
             with pytest.raises(NoHealthyTarget) as caught:
                 await asyncio.wait_for(transport.send(get("ok")), 15)
             assert caught.value.possibly_executed is False
-            assert transport.pools[0].waiting_count == 0
+            assert transport.pool.waiting_count == 0
             busy.cancel()
             await asyncio.wait([busy])
             assert (await transport.send(get("ok"))).status == 200
@@ -54,7 +54,7 @@ def test_a_full_queue_refuses_at_once(upstream: ScriptedUpstream) -> None:
     async def main() -> None:
         async with opened_http1(upstream.url, connections_max=1, connection_wait_seconds=20) as transport:
             calls = [asyncio.create_task(transport.send(get("no-head"))) for _ in range(5)]
-            await until(lambda: bool(upstream.seen) and transport.pools[0].waiting_count == 4)
+            await until(lambda: bool(upstream.seen) and transport.pool.waiting_count == 4)
             with pytest.raises(NoHealthyTarget):
                 await asyncio.wait_for(transport.send(get("ok")), 15)
             for call in calls:
@@ -68,7 +68,7 @@ def test_a_full_queue_refuses_at_once(upstream: ScriptedUpstream) -> None:
 def test_a_waiter_cancelled_as_it_gets_a_connection_passes_it_on(upstream: ScriptedUpstream) -> None:
     async def main() -> None:
         async with opened_http1(upstream.url, connections_max=1) as transport:
-            pool = transport.pools[0]
+            pool = transport.pool
             await transport.send(get("ok"))
             connection = pool.take()
             assert connection is not None
@@ -100,7 +100,7 @@ def test_a_connection_whose_caller_left_serves_the_next(upstream: ScriptedUpstre
 def test_a_fresh_connection_is_never_one_that_was_used(upstream: ScriptedUpstream) -> None:
     async def main() -> None:
         async with opened_http1(upstream.url, connections_max=2) as transport:
-            pool = transport.pools[0]
+            pool = transport.pool
             await transport.send(get("ok"))
             used = pool.take()
             assert used is not None
@@ -127,7 +127,7 @@ def test_refused_connections_fail_every_waiter_at_once(upstream: ScriptedUpstrea
                 results = await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), 15)
                 assert {type(result) for result in results} <= {UpstreamUnreachable, NoHealthyTarget}
                 assert is_at_rest(transport)
-                assert transport.pools[0].open_count == 0
+                assert transport.pool.open_count == 0
 
     run(main)
 
@@ -143,7 +143,7 @@ def test_a_blackhole_holds_nobody_longer_than_the_deadlines() -> None:
                 assert kinds.count(UpstreamTimeout) == 2
                 assert kinds.count(NoHealthyTarget) == 6
                 assert all(not result.possibly_executed for result in results if isinstance(result, UpstreamError))
-                assert transport.pools[0].open_count == 0
+                assert transport.pool.open_count == 0
 
     run(main)
 
@@ -177,13 +177,13 @@ def test_calls_cancelled_at_any_moment_leave_the_pool_as_it_was(upstream: Script
                     chance.choice(calls).cancel()
                 for result in await asyncio.gather(*calls, return_exceptions=True):
                     assert result is None or isinstance(result, (UpstreamError, asyncio.CancelledError)), result
-                assert transport.pools[0].open_count <= 8
+                assert transport.pool.open_count <= 8
             await until(lambda: is_at_rest(transport))
-            assert transport.pools[0].open_count <= 8
+            assert transport.pool.open_count <= 8
             for _ in range(100):
                 response = await transport.send(get("ok", b"POST", body=b"{}"))
                 assert await read_all(response) == b"ok"
             assert is_at_rest(transport)
-            await until(lambda: upstream.open_connections == transport.pools[0].open_count)
+            await until(lambda: upstream.open_connections == transport.pool.open_count)
 
     run(main)
