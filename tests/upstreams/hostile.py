@@ -18,7 +18,8 @@ import ssl
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections import ChainMap
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -127,7 +128,7 @@ class ScriptedUpstream:
         port: int = 0,
     ) -> None:
         self._tls = tls
-        self.scripts = {**SCRIPTS, **(scripts or {})}
+        self.scripts: MutableMapping[str, Script] = ChainMap(dict(scripts or {}), SCRIPTS)
         self._listener = socket.create_server((host, port), backlog=512)
         self.port: int = self._listener.getsockname()[1]
         self.url = f"{'https' if tls else 'http'}://{host}:{self.port}"
