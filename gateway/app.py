@@ -12,42 +12,36 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import SecretStr
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from gateway.api.build import open_control_plane
+from gateway.api.build import ControlPlanes
 from gateway.api.pricing import CHECKOUT_PATH
-from gateway.config.tree import Config, Section, UnkeySection
+from gateway.config.reload import ReloadState
+from gateway.config.tree import Config, UnkeySection
 from gateway.credits.local import LocalProvider, Settings
 from gateway.credits.provider import CreditsProvider
-from gateway.credits.secrets import PREFIX
 from gateway.credits.unkey.client import UnkeyClient
 from gateway.credits.unkey.provider import UnkeyProvider, UnkeySettings
 from gateway.database.checkpoint import Checkpointer
 from gateway.database.engine import Database, open_database
 from gateway.deadlines import Deadlines
 from gateway.errors import BillingNotConfigured, GatewayError
-from gateway.observe.access_log import AccessLog
+from gateway.live import AccessLogs, Live
 from gateway.observe.admin import admin_app
 from gateway.observe.document import send_problem
 from gateway.observe.health import Readiness, healthz
 from gateway.observe.ids import RequestIds
-from gateway.observe.logs import is_json
 from gateway.observe.metrics import Metrics
-from gateway.observe.redaction import Redaction
 from gateway.observe.shared_counts import Gauge
-from gateway.proxy.body import Uploads
 from gateway.proxy.endpoint import Endpoint
-from gateway.proxy.headers import HeadReader
-from gateway.proxy.routes import Route, RouteTable
+from gateway.retirement import Retirement
 from gateway.server.listener import Listener
-from gateway.upstreams.open import open_transports
+from gateway.snapshot import Snapshot, Snapshots
 from gateway.upstreams.rpc import RpcClient
 from gateway.upstreams.transport import Transport
 
@@ -119,7 +113,31 @@ class Gateway:
         self._readiness = Readiness(["database"] if config.credits.provider == "local" else ["database", "unkey"])
         self._control: dict[bytes, ASGIApp] = {b"/healthz": healthz, b"/readyz": self._readiness.readyz}
         self._endpoint: ASGIApp = _not_started
+        self._live: Live | None = None
+        self._reloads = ReloadState()
+        metrics.collect_gauges(lambda: _reload_gauges(self._reloads))
         self._stack = AsyncExitStack()
+
+    def prepare(self, config: Config) -> Snapshot:
+        """Another config, ready to be taken. Raises ValueError or OSError; nothing has changed yet."""
+        return self._opened.snapshots.prepare(config)
+
+    def commit(self, snapshot: Snapshot) -> None:
+        """New calls go by it from now on; those in flight keep what they began with."""
+        self._opened.commit(snapshot)
+
+    def discard(self, snapshot: Snapshot) -> None:
+        self._opened.snapshots.discard(snapshot)
+
+    def report(self, state: ReloadState) -> None:
+        """Show how reloads went."""
+        self._reloads = state
+        self._readiness.note("config", state.is_success, "the last change was refused: see the log")
+
+    @property
+    def _opened(self) -> Live:
+        assert self._live is not None
+        return self._live
 
     def watch(self, listener: Listener) -> None:
         """Show the listener's numbers. Called by the worker that serves this app."""
@@ -135,9 +153,9 @@ class Gateway:
         if scope["type"] == "http":
             return self._control.get(scope["raw_path"], self._endpoint)(scope, receive, send)
         assert scope["type"] == "lifespan"
-        return self._live(receive, send)
+        return self._serve_lifespan(receive, send)
 
-    async def _live(self, receive: Receive, send: Send) -> None:
+    async def _serve_lifespan(self, receive: Receive, send: Send) -> None:
         while True:
             message = await receive()
             if message["type"] == "lifespan.startup":
@@ -161,43 +179,22 @@ class Gateway:
         stack.callback(deadlines.close)
         deadlines.watch(self._metrics)
         stack.callback(self._metrics.close)
-        access_log = self._open_access_log(deadlines)
         database = await _open_database(config, stack)
         provider = await _open_provider(config, database, deadlines, stack, self._metrics, self._readiness)
-        transports = open_transports(config.upstreams, deadlines, loop)
-        for transport in transports.values():
-            stack.push_async_callback(transport.aclose)
         ids = RequestIds()
         billing = await _open_billing(config, provider, database, stack)
-        control = open_control_plane(
-            config, provider, database, billing, stack, ids=ids, metrics=self._metrics, access_log=access_log
-        )
-        self._endpoint = Endpoint(
-            _routes(config, transports, self._metrics),
-            provider,
-            HeadReader(config.server.trusted_proxies),
-            ids,
-            self._metrics,
-            access_log,
-            control,
-        )
-        self._metrics.collect_gauges(lambda: _gauges(self._readiness, transports, loop))
+        planes = ControlPlanes(provider, database, billing, ids=ids, metrics=self._metrics)
+        access_logs = AccessLogs(deadlines, stack)
+        snapshots = Snapshots(config, planes, self._metrics, deadlines, Retirement(deadlines), access_logs.of)
+        stack.push_async_callback(snapshots.aclose)
+        stack.push_async_callback(planes.aclose)
+        first = snapshots.current
+        endpoint = Endpoint(first.routes, provider, first.heads, ids, self._metrics, first.access_log, first.control)
+        self._endpoint, self._live = endpoint, Live(snapshots, endpoint, access_logs)
+        self._metrics.collect_gauges(lambda: _gauges(self._readiness, snapshots.current.transports, loop))
         if billing is not None:
             self._metrics.collect_gauges(lambda: [(name, (), count) for name, count in billing.counts.items()])
         self._readiness.set("database", True)
-
-    def _open_access_log(self, deadlines: Deadlines) -> AccessLog | None:
-        log = self._config.log
-        if not log.access:
-            return None
-        access_log = AccessLog(
-            sys.stderr.fileno(),
-            json_lines=is_json(log.format, sys.stderr),
-            redaction=Redaction([PREFIX], secrets_of(self._config)),
-        )
-        deadlines.watch(access_log)
-        self._stack.callback(access_log.close)
-        return access_log
 
 
 async def _open_database(config: Config, stack: AsyncExitStack) -> Database:
@@ -321,7 +318,9 @@ def open_unkey_client(section: UnkeySection, deadlines: Deadlines) -> UnkeyClien
     )
 
 
-def _gauges(readiness: Readiness, transports: dict[str, Transport], loop: asyncio.AbstractEventLoop) -> Iterator[Gauge]:
+def _gauges(
+    readiness: Readiness, transports: Mapping[str, Transport], loop: asyncio.AbstractEventLoop
+) -> Iterator[Gauge]:
     yield "ready", (), int(readiness.ready)
     yield "tasks", (), len(asyncio.all_tasks(loop))
     for name, transport in transports.items():
@@ -329,6 +328,13 @@ def _gauges(readiness: Readiness, transports: dict[str, Transport], loop: asynci
         yield "upstream_connections_open", (name,), open_count
         yield "upstream_connections_idle", (name,), idle_count
         yield "upstream_connections_waiting", (name,), waiting_count
+
+
+def _reload_gauges(state: ReloadState) -> Iterator[Gauge]:
+    yield "config_last_reload_success", (), int(state.is_success)
+    yield "config_last_reload_timestamp_seconds", (), state.loaded_at
+    for result, count in state.counts:
+        yield "config_reloads", (result,), count
 
 
 def _count_commits(metrics: Metrics) -> Callable[[int], None]:
@@ -340,48 +346,6 @@ def _count_commits(metrics: Metrics) -> Callable[[int], None]:
         sizes.observe(size)
 
     return count
-
-
-def _routes(config: Config, transports: dict[str, Transport], metrics: Metrics) -> RouteTable:
-    uploads = {
-        name: Uploads(max(1, len(upstream.targets) * upstream.connections_max // 2))
-        for name, upstream in config.upstreams.items()
-    }
-    return RouteTable(
-        [
-            (
-                section,
-                Route(
-                    section,
-                    transports[section.upstream],
-                    metrics.route(section.path),
-                    body_max_bytes=config.server.body_max_bytes,
-                    uploads=uploads[section.upstream],
-                ),
-            )
-            for section in config.routes
-        ]
-    )
-
-
-def secrets_of(section: Section) -> Iterable[str]:
-    """Every secret of the configuration, for the filter that keeps them out of the logs."""
-    for name in type(section).model_fields:
-        yield from _secrets_in(getattr(section, name))
-
-
-def _secrets_in(value: object) -> Iterable[str]:
-    if isinstance(value, SecretStr):
-        if value.get_secret_value():
-            yield value.get_secret_value()
-    elif isinstance(value, Section):
-        yield from secrets_of(value)
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from _secrets_in(item)
-    elif isinstance(value, tuple):
-        for item in value:
-            yield from _secrets_in(item)
 
 
 def _public(error: Exception) -> str:

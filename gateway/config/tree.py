@@ -65,6 +65,8 @@ class ServerSection(Section):
     """How long an idle connection is kept."""
     drain_timeout_seconds: Seconds = 30
     """On SIGTERM, how long running calls may take to finish."""
+    watch_config: bool = True
+    """Look at this file and its secret files every second, and take what is different. SIGHUP works in any case."""
 
 
 class AdminSection(Section):

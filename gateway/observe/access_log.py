@@ -128,6 +128,10 @@ class AccessLog:
             )
         )
 
+    def redact_by(self, redaction: Redaction) -> None:
+        """Hide other secrets from now on."""
+        self._redaction = redaction
+
     def flush(self) -> bool:
         """Hand what waits to the writer. False if the stream still holds up what it was given before."""
         if self._writer.busy:

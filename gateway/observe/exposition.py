@@ -69,7 +69,9 @@ def _sum(one: Value, other: Value) -> Value:
 
 def _joined(key: Key, one: float, other: float) -> float:
     how = FAMILIES[key[0]].over_workers
-    return one + other if how == "sum" else min(one, other)
+    if how == "sum":
+        return one + other
+    return min(one, other) if how == "min" else max(one, other)
 
 
 def _exposed(name: str, family: Family, series: list[tuple[tuple[str, ...], Value]]) -> MetricFamily:

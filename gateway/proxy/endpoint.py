@@ -73,6 +73,15 @@ class Endpoint:
         self._access_log = access_log
         self._fallback = fallback
 
+    def swap(
+        self, routes: RouteTable, heads: HeadReader, access_log: AccessLog | None, fallback: ASGIApp | None
+    ) -> None:
+        """Calls that begin from now on go by these; those in flight keep the route that they have."""
+        self._routes = routes
+        self._heads = heads
+        self._access_log = access_log
+        self._fallback = fallback
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         call = Call(self._ids.next(), perf_counter())
         try:

@@ -24,6 +24,7 @@ class Route:
     """One route of the config, with everything a call needs worked out at load."""
 
     __slots__ = (
+        "__weakref__",  # retirement.py finds out by it when the last call is over
         "body_max_bytes",
         "cost",
         "cost_field",

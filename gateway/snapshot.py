@@ -1,0 +1,149 @@
+"""What a config makes of the gateway, as far as it can be made anew while calls run.
+
+    prepare(config) → Snapshot (nothing has changed yet; it may fail) → commit (at once, between two steps of the loop)
+
+A call takes its route at its beginning and nothing else of a snapshot later: route, price, policy, limits, transport
+hang together in it. So calls in flight keep what they began with, at no cost per call. Transports of upstreams that
+stay the same are kept with their connections; those of others close when their last call is over (retirement.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from gateway.api.build import ControlPlanes
+from gateway.api.control_plane import ControlPlane
+from gateway.api.jwks import Jwks
+from gateway.config.tree import Config
+from gateway.deadlines import Deadlines
+from gateway.observe.access_log import AccessLog
+from gateway.observe.metrics import Metrics
+from gateway.proxy.body import Uploads
+from gateway.proxy.headers import HeadReader
+from gateway.proxy.routes import Route, RouteTable
+from gateway.retirement import Retirement
+from gateway.upstreams.open import open_transports
+from gateway.upstreams.transport import Transport
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """`jwks` is None where no JWT is accepted, `access_log` where none is wanted."""
+
+    config: Config
+    transports: Mapping[str, Transport]
+    uploads: Mapping[str, Uploads]
+    routes: RouteTable
+    heads: HeadReader
+    control: ControlPlane
+    jwks: Jwks | None
+    access_log: AccessLog | None
+
+
+class Snapshots:
+    """Makes one after the other. `current` is what new calls go by."""
+
+    def __init__(
+        self,
+        config: Config,
+        planes: ControlPlanes,
+        metrics: Metrics,
+        deadlines: Deadlines,
+        retirement: Retirement,
+        access_log_of: Callable[[Config], AccessLog | None],
+    ) -> None:
+        self._planes = planes
+        self._metrics = metrics
+        self._deadlines = deadlines
+        self._retirement = retirement
+        self._access_log_of = access_log_of
+        self.current = self._make(config, None)
+
+    def prepare(self, config: Config) -> Snapshot:
+        """Raises ValueError or OSError for a target or a `ca_file` that can't be used."""
+        return self._make(config, self.current)
+
+    def commit(self, snapshot: Snapshot) -> None:
+        old, self.current = self.current, snapshot
+        for name, transport in old.transports.items():
+            if snapshot.transports.get(name) is not transport:
+                users = [route for route in old.routes.routes if route.transport is transport]
+                self._retirement.retire(users, transport.aclose)
+        if old.jwks is not None and old.jwks is not snapshot.jwks:
+            self._retirement.retire([old.control], old.jwks.aclose)
+
+    def discard(self, snapshot: Snapshot) -> None:
+        """It is not wanted after all."""
+        for name, transport in snapshot.transports.items():
+            if self.current.transports.get(name) is not transport:
+                self._retirement.retire((), transport.aclose)
+        if snapshot.jwks is not None and snapshot.jwks is not self.current.jwks:
+            self._retirement.retire((), snapshot.jwks.aclose)
+
+    async def aclose(self) -> None:
+        """After the last call."""
+        await self._retirement.aclose()
+        if self.current.jwks is not None:
+            await self.current.jwks.aclose()
+        for transport in self.current.transports.values():
+            await transport.aclose()
+
+    def _make(self, config: Config, old: Snapshot | None) -> Snapshot:
+        changed = {
+            name: section
+            for name, section in config.upstreams.items()
+            if old is None or old.config.upstreams.get(name) != section
+        }
+        fresh = open_transports(changed, self._deadlines, asyncio.get_running_loop())
+        kept_uploads: Mapping[str, Uploads] = {} if old is None else old.uploads
+        kept: Mapping[str, Transport] = {} if old is None else old.transports
+        transports = {name: fresh[name] if name in fresh else kept[name] for name in config.upstreams}
+        uploads = {
+            name: Uploads(max(1, len(section.targets) * section.connections_max // 2))
+            if name in fresh
+            else kept_uploads[name]
+            for name, section in config.upstreams.items()
+        }
+        jwks, access_log = self._jwks(config, old), self._access_log_of(config)
+        return Snapshot(
+            config,
+            transports,
+            uploads,
+            _routes(config, transports, uploads, self._metrics),
+            HeadReader(config.server.trusted_proxies),
+            self._planes.make(config, jwks, access_log),
+            jwks,
+            access_log,
+        )
+
+    def _jwks(self, config: Config, old: Snapshot | None) -> Jwks | None:
+        """The app's public keys; those that are known stay known."""
+        jwt = config.identity.jwt
+        if jwt is None:
+            return None
+        former = old.config.identity.jwt if old is not None else None
+        if old is not None and former is not None and former.jwks_url == jwt.jwks_url:
+            return old.jwks
+        return Jwks(jwt.jwks_url)
+
+
+def _routes(
+    config: Config, transports: Mapping[str, Transport], uploads: Mapping[str, Uploads], metrics: Metrics
+) -> RouteTable:
+    return RouteTable(
+        [
+            (
+                section,
+                Route(
+                    section,
+                    transports[section.upstream],
+                    metrics.route(section.path),
+                    body_max_bytes=config.server.body_max_bytes,
+                    uploads=uploads[section.upstream],
+                ),
+            )
+            for section in config.routes
+        ]
+    )
