@@ -12,34 +12,40 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from gateway.admin.app import AdminApp
 from gateway.api.build import ControlPlanes
 from gateway.api.pricing import CHECKOUT_PATH
-from gateway.config.reload import ReloadState
+from gateway.config.reload import Outcome, ReloadState
 from gateway.config.tree import Config, UnkeySection
 from gateway.credits.local import LocalProvider, Settings
+from gateway.credits.open_holds import read_open_holds
 from gateway.credits.provider import CreditsProvider
 from gateway.credits.unkey.client import UnkeyClient
 from gateway.credits.unkey.provider import UnkeyProvider, UnkeySettings
 from gateway.database.checkpoint import Checkpointer
 from gateway.database.engine import Database, open_database
 from gateway.deadlines import Deadlines
-from gateway.errors import BillingNotConfigured, GatewayError
+from gateway.errors import BillingNotConfigured, Conflict, GatewayError
 from gateway.live import AccessLogs, Live
-from gateway.observe.admin import admin_app
 from gateway.observe.document import send_problem
 from gateway.observe.health import Readiness, healthz
 from gateway.observe.ids import RequestIds
+from gateway.observe.logs import set_level
 from gateway.observe.metrics import Metrics
 from gateway.observe.shared_counts import Gauge
 from gateway.proxy.endpoint import Endpoint
 from gateway.retirement import Retirement
+from gateway.server.controls import Controls
 from gateway.server.listener import Listener
 from gateway.snapshot import Snapshot, Snapshots
 from gateway.upstreams.rpc import RpcClient
@@ -58,7 +64,8 @@ def create_app(config: Config, metrics_directory: Path | None = None) -> tuple[A
     `metrics_directory` is where several workers share their numbers; None where there is one worker.
     """
     metrics = Metrics(metrics_directory)
-    return Gateway(config, metrics), admin_app(metrics)
+    gateway = Gateway(config, metrics)
+    return gateway, AdminApp(metrics, gateway)
 
 
 @asynccontextmanager
@@ -114,6 +121,8 @@ class Gateway:
         self._control: dict[bytes, ASGIApp] = {b"/healthz": healthz, b"/readyz": self._readiness.readyz}
         self._endpoint: ASGIApp = _not_started
         self._live: Live | None = None
+        self._database: Database | None = None
+        self._controls: Controls | None = None
         self._reloads = ReloadState()
         metrics.collect_gauges(lambda: _reload_gauges(self._reloads))
         self._stack = AsyncExitStack()
@@ -133,6 +142,40 @@ class Gateway:
         """Show how reloads went."""
         self._reloads = state
         self._readiness.note("config", state.is_success, "the last change was refused: see the log")
+
+    def steer(self, controls: Controls) -> None:
+        """Take what ops ask for to the worker. Called by the worker."""
+        self._controls = controls
+
+    @property
+    def config(self) -> Config:
+        """The one in force."""
+        return self._config if self._live is None else self._live.snapshots.current.config
+
+    def describe_upstreams(self) -> list[dict[str, Any]]:
+        """Each upstream as this worker sees it, for ops."""
+        return [] if self._live is None else self._live.snapshots.describe_upstreams()
+
+    async def list_open_holds(self, *, limit: int, newest: bool) -> list[dict[str, Any]]:
+        """Of all processes. `instance` is whose they are. Raises CreditsUnavailable."""
+        if self._database is None:
+            return []
+        found = await self._database.read(partial(read_open_holds, limit=limit, newest=newest))
+        now = time.time() * 1000
+        return [{**asdict(hold), "age_seconds": round((now - hold.created_at) / 1000, 3)} for hold in found]
+
+    async def reload(self) -> Outcome:
+        """Read the config anew, in all workers. Raises GatewayError."""
+        if self._controls is None:
+            raise Conflict("This gateway was not started from a file that could change.")
+        return await self._controls.reload()
+
+    async def set_log_level(self, level: str) -> None:
+        """For all workers. Raises GatewayError."""
+        if self._controls is None:
+            set_level(level)
+        else:
+            await self._controls.set_log_level(level)
 
     @property
     def _opened(self) -> Live:
@@ -179,7 +222,7 @@ class Gateway:
         stack.callback(deadlines.close)
         deadlines.watch(self._metrics)
         stack.callback(self._metrics.close)
-        database = await _open_database(config, stack)
+        database = self._database = await _open_database(config, stack)
         provider = await _open_provider(config, database, deadlines, stack, self._metrics, self._readiness)
         ids = RequestIds()
         billing = await _open_billing(config, provider, database, stack)

@@ -30,13 +30,16 @@ class AccessLogs:
         if config.log.access and self._opened is None:
             json_lines = is_json(config.log.format, sys.stderr)
             redaction = Redaction([PREFIX], secrets_of(config))
-            self._opened = AccessLog(sys.stderr.fileno(), json_lines=json_lines, redaction=redaction)
+            sample = config.log.access_sample
+            self._opened = AccessLog(sys.stderr.fileno(), json_lines=json_lines, redaction=redaction, sample=sample)
             self._deadlines.watch(self._opened)
             self._stack.callback(self._opened.close)
         return self._opened if config.log.access else None
 
-    def redact(self, secrets: Iterable[str]) -> None:
+    def take(self, config: Config, secrets: Iterable[str]) -> None:
+        """Go by this config from now on, and hide these."""
         if self._opened is not None:
+            self._opened.sample = config.log.access_sample
             self._opened.redact_by(Redaction([PREFIX], secrets))
 
 
@@ -53,7 +56,7 @@ class Live:
         # What is in flight may still speak of the old ones.
         secrets = {*secrets_of(before), *secrets_of(after)}
         redact_anew(secrets)
-        self._access_logs.redact(secrets)
+        self._access_logs.take(after, secrets)
         if before.log.level != after.log.level:
             set_level(after.log.level)
         self.snapshots.commit(snapshot)

@@ -12,10 +12,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from gateway.api.build import ControlPlanes
 from gateway.api.control_plane import ControlPlane
 from gateway.api.jwks import Jwks
+from gateway.config.masking import masked
 from gateway.config.tree import Config
 from gateway.deadlines import Deadlines
 from gateway.observe.access_log import AccessLog
@@ -82,6 +84,17 @@ class Snapshots:
         if snapshot.jwks is not None and snapshot.jwks is not self.current.jwks:
             self._retirement.retire((), snapshot.jwks.aclose)
 
+    def describe_upstreams(self) -> list[dict[str, Any]]:
+        """For ops: what each upstream is now."""
+        described = []
+        for name, transport in self.current.transports.items():
+            open_count, idle_count, waiting_count = transport.count_connections()
+            connections = {"open": open_count, "idle": idle_count, "waiting": waiting_count}
+            section = self.current.config.upstreams[name]
+            targets = masked(section.targets)
+            described.append({"name": name, "targets": targets, "connections": connections})
+        return described
+
     async def aclose(self) -> None:
         """After the last call."""
         await self._retirement.aclose()
@@ -142,6 +155,7 @@ def _routes(
                     metrics.route(section.path),
                     body_max_bytes=config.server.body_max_bytes,
                     uploads=uploads[section.upstream],
+                    shows_timing=config.server.timing_headers,
                 ),
             )
             for section in config.routes

@@ -37,6 +37,7 @@ class Route:
         "releases_4xx",
         "releases_5xx",
         "settle_header",
+        "shows_timing",
         "strip",
         "transport",
         "uploads",
@@ -50,6 +51,7 @@ class Route:
         *,
         body_max_bytes: int,
         uploads: Uploads | None = None,
+        shows_timing: bool = False,
     ) -> None:
         cost = section.cost
         self.name = section.path
@@ -66,6 +68,7 @@ class Route:
         self.strip = len(section.strip_prefix.rstrip("/").encode("ascii"))
         self.transport = transport
         self.uploads = uploads or Uploads(UPLOADS_MAX)
+        self.shows_timing = shows_timing
         self.metrics = metrics
 
 
