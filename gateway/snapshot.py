@@ -12,11 +12,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gateway.api.build import ControlPlanes
 from gateway.api.control_plane import ControlPlane
-from gateway.api.jwks import Jwks
 from gateway.config.masking import masked
 from gateway.config.tree import Config
 from gateway.deadlines import Deadlines
@@ -28,6 +27,9 @@ from gateway.proxy.routes import Route, RouteTable
 from gateway.retirement import Retirement
 from gateway.upstreams.open import open_transports
 from gateway.upstreams.transport import Transport
+
+if TYPE_CHECKING:
+    from gateway.api.jwks import Jwks
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +141,8 @@ class Snapshots:
         former = old.config.identity.jwt if old is not None else None
         if old is not None and former is not None and former.jwks_url == jwt.jwks_url:
             return old.jwks
+        from gateway.api.jwks import Jwks  # nobody else waits for httpx
+
         return Jwks(jwt.jwks_url)
 
 

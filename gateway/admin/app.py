@@ -181,7 +181,7 @@ _INDEX = b"""<!doctype html>
 <li><a href="/metrics">/metrics</a>: numbers of all workers, for Prometheus
 <li><a href="/config">/config</a>: the config in force, secrets masked
 <li><a href="/upstreams">/upstreams</a>: each upstream, as the worker that answers sees it
-<li><a href="/holds">/holds</a>: open holds, oldest first; <a href="/holds?order=newest">newest first</a>, <code>limit=</code>
+<li><a href="/holds">/holds</a>: open holds, oldest first; or <a href="/holds?order=newest">newest</a>
 <li><a href="/healthz">/healthz</a>: the process is alive
 <li><code>PUT /log-level</code> <code>{"level": "debug"}</code>: for all workers, until the config says otherwise
 <li><code>POST /reload</code>: read the config anew, in all workers

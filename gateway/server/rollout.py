@@ -15,8 +15,9 @@ from collections import deque
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 
+from gateway.config.masking import secrets_of
 from gateway.config.reload import WATCH_SECONDS, Outcome, Proposal, Reloader
-from gateway.observe.logs import set_level
+from gateway.observe.logs import redact_anew, set_level
 from gateway.server.controls import AskReload, Ended, Prepare, Prepared, SetLevel
 
 logger = logging.getLogger(__name__)
@@ -146,6 +147,11 @@ class Rollout:
     def _take_if_all_can(self) -> None:
         if self._proposal is not None and not self._waiting_for:
             proposal, self._proposal = self._proposal, None
+            level = self._reloader.config.log.level
+            # Workers that are forked later log as this process does.
+            redact_anew(secrets_of(proposal.config))
+            if proposal.config.log.level != level:
+                set_level(proposal.config.log.level)
             self._tell(self._reloader.take(proposal, self._why))
 
     def _refuse(self, problems: list[str]) -> None:
