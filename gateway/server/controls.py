@@ -96,10 +96,14 @@ class SoleWorker:
                 if self._wanted.is_set():
                     self._wanted.clear()
                     await self._reload("SIGHUP")
-                elif not self._busy.locked() and await asyncio.to_thread(self._reloader.has_changed):
+                elif await self._has_changed():
                     await self._reload("a file has changed")
             except Exception:  # a defect must not end the watch
                 logger.exception("the config could not be reloaded")
+
+    async def _has_changed(self) -> bool:
+        async with self._busy:
+            return await asyncio.to_thread(self._reloader.has_changed)
 
     async def _reload(self, why: str) -> Outcome:
         assert self._app is not None

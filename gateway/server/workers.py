@@ -90,11 +90,14 @@ class Supervisor:
 
     def _wait(self) -> None:
         """Sleep until a signal, a worker's word that it is ready, or the time to start or kill one."""
-        times = [*self._restarts_at, *([self._kill_at] if self._kill_at else [])]
+        times = [self._kill_at] if self._kill_at else []
         connections: list[Connection] = []
+        if self._rollout is None or not self._rollout.is_under_way:
+            times += self._restarts_at
         if self._rollout is not None and not self._stopping:
-            times.append(self._rollout.next_at)
             connections = self._rollout.connections
+            if self._not_ready <= 0:
+                times.append(self._rollout.next_at)
         timeout = max(0.0, min(times) - time.monotonic()) if times else None
         waited_for: list[int | Connection] = [self._wake_read, self._ready_read, *connections]
         readable, _, _ = select.select(waited_for, [], [], timeout)
