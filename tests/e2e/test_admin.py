@@ -120,6 +120,7 @@ def test_a_worker_that_can_not_take_a_config_keeps_all_from_it(tmp_path: Path):
     with Upstream() as upstream:
         config = settings(tmp_path, upstream.url, server={"workers": 2, "watch_config": False}, log={"access": False})
         with gateway(tmp_path, config) as running:
+            running.create_key(1)
             running.start()
             broken = priced(config, 4, upstream.url)
             broken["upstreams"]["main"] = {"targets": ["https://127.0.0.1:1"], "tls": {"ca_file": "/nowhere.pem"}}

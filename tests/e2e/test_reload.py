@@ -117,6 +117,7 @@ def test_files_are_watched_and_a_bad_one_changes_nothing_and_says_so(tmp_path: P
         with gateway(tmp_path, config) as running:
             mounted = running.config_file
             mount(mounted, config, "first")
+            running.create_key(1)  # the database is there before two workers want to make it
             running.start()
             assert price(running) == 1
             mount(mounted, priced(config, 7, upstream.url), "second")
@@ -179,6 +180,7 @@ def test_a_change_that_needs_a_restart_is_refused_whole_and_named(tmp_path: Path
     with Upstream() as upstream:
         config = settings(tmp_path, upstream.url, server={"workers": workers, "watch_config": False})
         with gateway(tmp_path, config) as running:
+            running.create_key(1)
             running.start()
             changed = priced(config, 9, upstream.url)
             changed["server"] = {**changed["server"], "port": 1, "workers": 3}
