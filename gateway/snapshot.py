@@ -14,8 +14,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from starlette.types import ASGIApp
+
 from gateway.api.build import ControlPlanes
-from gateway.api.control_plane import ControlPlane
 from gateway.config.masking import masked
 from gateway.config.tree import Config
 from gateway.deadlines import Deadlines
@@ -41,7 +42,7 @@ class Snapshot:
     uploads: Mapping[str, Uploads]
     routes: RouteTable
     heads: HeadReader
-    control: ControlPlane
+    control: ASGIApp
     jwks: Jwks | None
     access_log: AccessLog | None
 

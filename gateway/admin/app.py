@@ -170,7 +170,7 @@ async def _read_json(receive: Receive) -> Any:
             raise BadRequest(f"The body is longer than {BODY_MAX_BYTES} bytes.")
     try:
         return json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise BadRequest('The body is no JSON; expected {"level": "debug"}.') from None
 
 
