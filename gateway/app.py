@@ -12,47 +12,45 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from pydantic import SecretStr
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from gateway.api.build import open_control_plane
+from gateway.admin.app import AdminApp
+from gateway.api.build import ControlPlanes
 from gateway.api.pricing import CHECKOUT_PATH
-from gateway.config.tree import Config, Section, UnkeySection
+from gateway.config.reload import Outcome, ReloadState
+from gateway.config.tree import Config, UnkeySection
 from gateway.credits.local import LocalProvider, Settings
+from gateway.credits.open_holds import read_open_holds
 from gateway.credits.provider import CreditsProvider
-from gateway.credits.secrets import PREFIX
 from gateway.credits.unkey.client import UnkeyClient
 from gateway.credits.unkey.provider import UnkeyProvider, UnkeySettings
 from gateway.database.checkpoint import Checkpointer
 from gateway.database.engine import Database, open_database
 from gateway.database.moving.bookmark import refuse_unfinished
 from gateway.deadlines import Deadlines
-from gateway.errors import BillingNotConfigured, GatewayError
-from gateway.observe.access_log import AccessLog
-from gateway.observe.admin import admin_app
+from gateway.errors import BillingNotConfigured, Conflict, GatewayError
+from gateway.gauges import commit_counter, gauges, reload_gauges
+from gateway.live import AccessLogs, Live
 from gateway.observe.document import send_problem
 from gateway.observe.health import Readiness, healthz
 from gateway.observe.ids import RequestIds
-from gateway.observe.logs import is_json
+from gateway.observe.logs import set_level
 from gateway.observe.metrics import Metrics
-from gateway.observe.redaction import Redaction
-from gateway.observe.shared_counts import Gauge
-from gateway.proxy.body import Uploads
 from gateway.proxy.endpoint import Endpoint
-from gateway.proxy.headers import HeadReader
-from gateway.proxy.routes import Route, RouteTable
+from gateway.retirement import Retirement
+from gateway.server.controls import Controls
 from gateway.server.intake import Intake
 from gateway.server.listener import Listener
-from gateway.upstreams.open import open_transports
+from gateway.snapshot import Snapshot, Snapshots
 from gateway.upstreams.rpc import RpcClient
-from gateway.upstreams.transport import Transport
-from gateway.upstreams.upstream import Upstream
 
 if TYPE_CHECKING:
     from gateway.billing.desk import OrderDesk
@@ -67,7 +65,8 @@ def create_app(config: Config, metrics_directory: Path | None = None) -> tuple[A
     `metrics_directory` is where several workers share their numbers; None where there is one worker.
     """
     metrics = Metrics(metrics_directory)
-    return Gateway(config, metrics), admin_app(metrics)
+    gateway = Gateway(config, metrics)
+    return gateway, AdminApp(metrics, gateway)
 
 
 @asynccontextmanager
@@ -123,7 +122,67 @@ class Gateway:
         self._control: dict[bytes, ASGIApp] = {b"/healthz": healthz, b"/readyz": self._readiness.readyz}
         self._endpoint: ASGIApp = _not_started
         self._intake: Intake | None = None
+        self._live: Live | None = None
+        self._database: Database | None = None
+        self._controls: Controls | None = None
+        self._reloads = ReloadState()
+        metrics.collect_gauges(lambda: reload_gauges(self._reloads))
         self._stack = AsyncExitStack()
+
+    def prepare(self, config: Config) -> Snapshot:
+        """Another config, ready to be taken. Raises ValueError or OSError; nothing has changed yet."""
+        return self._opened.snapshots.prepare(config)
+
+    def commit(self, snapshot: Snapshot) -> None:
+        """New calls go by it from now on; those in flight keep what they began with."""
+        self._opened.commit(snapshot)
+
+    def discard(self, snapshot: Snapshot) -> None:
+        self._opened.snapshots.discard(snapshot)
+
+    def report(self, state: ReloadState) -> None:
+        """Show how reloads went."""
+        self._reloads = state
+        self._readiness.note("config", state.is_success, "the last change was refused: see the log")
+
+    def steer(self, controls: Controls) -> None:
+        """Take what ops ask for to the worker. Called by the worker."""
+        self._controls = controls
+
+    @property
+    def config(self) -> Config:
+        """The one in force."""
+        return self._config if self._live is None else self._live.snapshots.current.config
+
+    def describe_upstreams(self) -> list[dict[str, Any]]:
+        """Each upstream as this worker sees it, for ops."""
+        return [] if self._live is None else self._live.snapshots.describe_upstreams()
+
+    async def list_open_holds(self, *, limit: int, newest: bool) -> list[dict[str, Any]]:
+        """Of all processes. `instance` is whose they are. Raises CreditsUnavailable."""
+        if self._database is None:
+            return []
+        found = await self._database.read(partial(read_open_holds, limit=limit, newest=newest))
+        now = time.time() * 1000
+        return [{**asdict(hold), "age_seconds": round((now - hold.created_at) / 1000, 3)} for hold in found]
+
+    async def reload(self) -> Outcome:
+        """Read the config anew, in all workers. Raises GatewayError."""
+        if self._controls is None:
+            raise Conflict("This gateway was not started from a file that could change.")
+        return await self._controls.reload()
+
+    async def set_log_level(self, level: str) -> None:
+        """For all workers. Raises GatewayError."""
+        if self._controls is None:
+            set_level(level)
+        else:
+            await self._controls.set_log_level(level)
+
+    @property
+    def _opened(self) -> Live:
+        assert self._live is not None
+        return self._live
 
     def watch(self, listener: Listener) -> None:
         """Show the listener's numbers. Called by the worker that serves this app."""
@@ -141,9 +200,9 @@ class Gateway:
         if scope["type"] == "http":
             return self._control.get(scope["raw_path"], self._endpoint)(scope, receive, send)
         assert scope["type"] == "lifespan"
-        return self._live(receive, send)
+        return self._serve_lifespan(receive, send)
 
-    async def _live(self, receive: Receive, send: Send) -> None:
+    async def _serve_lifespan(self, receive: Receive, send: Send) -> None:
         while True:
             message = await receive()
             if message["type"] == "lifespan.startup":
@@ -167,45 +226,24 @@ class Gateway:
         stack.callback(deadlines.close)
         deadlines.watch(self._metrics)
         stack.callback(self._metrics.close)
-        access_log = self._open_access_log(deadlines)
-        database = await _open_database(config, stack)
+        database = self._database = await _open_database(config, stack)
         provider = await _open_provider(config, database, deadlines, stack, self._metrics, self._readiness)
         if self._intake is not None:
             self._intake.backlog = provider.journal
-        transports = open_transports(config.upstreams, deadlines, loop, self._metrics)
-        for transport in transports.values():
-            stack.push_async_callback(transport.aclose)
         ids = RequestIds()
         billing = await _open_billing(config, provider, database, stack)
-        control = open_control_plane(
-            config, provider, database, billing, stack, ids=ids, metrics=self._metrics, access_log=access_log
-        )
-        self._endpoint = Endpoint(
-            _routes(config, transports, self._metrics),
-            provider,
-            HeadReader(config.server.trusted_proxies),
-            ids,
-            self._metrics,
-            access_log,
-            control,
-        )
-        self._metrics.collect_gauges(lambda: _gauges(self._readiness, transports, loop))
+        planes = ControlPlanes(provider, database, billing, ids=ids, metrics=self._metrics)
+        access_logs = AccessLogs(deadlines, stack)
+        snapshots = Snapshots(config, planes, self._metrics, deadlines, Retirement(deadlines), access_logs.of)
+        stack.push_async_callback(snapshots.aclose)
+        stack.push_async_callback(planes.aclose)
+        first = snapshots.current
+        endpoint = Endpoint(first.routes, provider, first.heads, ids, self._metrics, first.access_log, first.control)
+        self._endpoint, self._live = endpoint, Live(snapshots, endpoint, access_logs)
+        self._metrics.collect_gauges(lambda: gauges(self._readiness, snapshots.current.upstreams, loop))
         if billing is not None:
             self._metrics.collect_gauges(lambda: [(name, (), count) for name, count in billing.counts.items()])
         self._readiness.set("database", True)
-
-    def _open_access_log(self, deadlines: Deadlines) -> AccessLog | None:
-        log = self._config.log
-        if not log.access:
-            return None
-        access_log = AccessLog(
-            sys.stderr.fileno(),
-            json_lines=is_json(log.format, sys.stderr),
-            redaction=Redaction([PREFIX], secrets_of(self._config)),
-        )
-        deadlines.watch(access_log)
-        self._stack.callback(access_log.close)
-        return access_log
 
 
 async def _open_database(config: Config, stack: AsyncExitStack) -> Database:
@@ -262,7 +300,7 @@ class _Watchers:
     """Who hears of a provider's commits and health: metrics and readiness, where there are any."""
 
     def __init__(self, metrics: Metrics | None, readiness: Readiness | None) -> None:
-        self.on_commit = _count_commits(metrics) if metrics is not None else None
+        self.on_commit = commit_counter(metrics) if metrics is not None else None
         self._readiness = readiness
 
     def health_of(self, check: str) -> Callable[[bool, str], None] | None:
@@ -328,66 +366,6 @@ def open_unkey_client(section: UnkeySection, deadlines: Deadlines) -> UnkeyClien
         verify_timeout_seconds=section.verify_timeout_seconds,
         write_timeout_seconds=section.write_timeout_seconds,
     )
-
-
-def _gauges(readiness: Readiness, upstreams: dict[str, Upstream], loop: asyncio.AbstractEventLoop) -> Iterator[Gauge]:
-    yield "ready", (), int(readiness.ready)
-    yield "tasks", (), len(asyncio.all_tasks(loop))
-    for upstream in upstreams.values():
-        yield from upstream.gauges()
-
-
-def _count_commits(metrics: Metrics) -> Callable[[int], None]:
-    commits = metrics.counter("database_commits")
-    sizes = metrics.histogram("database_batch_size")
-
-    def count(size: int) -> None:
-        commits.add()
-        sizes.observe(size)
-
-    return count
-
-
-def _routes(config: Config, transports: Mapping[str, Transport], metrics: Metrics) -> RouteTable:
-    uploads = {
-        name: Uploads(max(1, len(upstream.targets) * upstream.connections_max // 2))
-        for name, upstream in config.upstreams.items()
-    }
-    return RouteTable(
-        [
-            (
-                section,
-                Route(
-                    section,
-                    transports[section.upstream],
-                    metrics.route(section.path),
-                    body_max_bytes=config.server.body_max_bytes,
-                    uploads=uploads[section.upstream],
-                ),
-            )
-            for section in config.routes
-        ]
-    )
-
-
-def secrets_of(section: Section) -> Iterable[str]:
-    """Every secret of the configuration, for the filter that keeps them out of the logs."""
-    for name in type(section).model_fields:
-        yield from _secrets_in(getattr(section, name))
-
-
-def _secrets_in(value: object) -> Iterable[str]:
-    if isinstance(value, SecretStr):
-        if value.get_secret_value():
-            yield value.get_secret_value()
-    elif isinstance(value, Section):
-        yield from secrets_of(value)
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from _secrets_in(item)
-    elif isinstance(value, tuple):
-        for item in value:
-            yield from _secrets_in(item)
 
 
 def _public(error: Exception) -> str:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, cast
 
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
+from gateway.api.background import Background
 from gateway.api.checkout import Checkouts
 from gateway.api.control_plane import ControlPlane
 from gateway.api.credits import Credits
@@ -22,7 +22,7 @@ from gateway.api.pricing import Pricing
 from gateway.api.signup import Signup
 from gateway.api.visit import Recorder
 from gateway.api.webhook import Webhook
-from gateway.config.tree import Config, IdentitySection
+from gateway.config.tree import Config, JwtSection
 from gateway.credits.provider import CreditsProvider
 from gateway.database.engine import Database
 from gateway.observe.access_log import AccessLog
@@ -30,29 +30,47 @@ from gateway.observe.ids import RequestIds
 from gateway.observe.metrics import Metrics
 
 if TYPE_CHECKING:
+    from gateway.api.jwks import Jwks
     from gateway.api.tokens import TokenReader
 
 
-def open_control_plane(
-    config: Config,
-    provider: CreditsProvider,
-    database: Database,
-    billing: Billing | None,
-    stack: AsyncExitStack,
-    *,
-    ids: RequestIds,
-    metrics: Metrics,
-    access_log: AccessLog | None = None,
-) -> ASGIApp:
-    """The control plane of a running gateway. It is closed by the stack, before what was put there earlier."""
-    tokens = _open_tokens(config.identity, stack)
-    identifier = Identifier(provider, config.identity.admin_token.get_secret_value(), tokens)
-    operations = operations_of(config, provider, billing)
-    recorder = Recorder({operation.path for operation in operations}, metrics, access_log)
-    control = ControlPlane(operations, identifier, Idempotency(database), ids, recorder)
-    stack.push_async_callback(control.aclose)
-    origins = config.identity.cors_origins
-    return open_to_pages(control, origins) if origins else control
+class ControlPlanes:
+    """Makes the control plane of a config, and of another one later. What was begun and whose callers have left is
+    finished whichever of them it came through."""
+
+    def __init__(
+        self,
+        provider: CreditsProvider,
+        database: Database,
+        billing: Billing | None,
+        *,
+        ids: RequestIds,
+        metrics: Metrics,
+    ) -> None:
+        self._provider = provider
+        self._billing = billing
+        self._idempotency = Idempotency(database)
+        self._ids = ids
+        self._metrics = metrics
+        self._background = Background()
+        self._description: Sequence[AnyOperation] = ()
+
+    def make(self, config: Config, jwks: Jwks | None, access_log: AccessLog | None) -> ASGIApp:
+        """`jwks` has the app's public keys; None where no JWT is accepted."""
+        tokens = _open_tokens(config.identity.jwt, jwks)
+        identifier = Identifier(self._provider, config.identity.admin_token.get_secret_value(), tokens)
+        operations = described(config, self._provider, self._billing)
+        # The same for every config, and slow to make.
+        self._description = self._description or Description(operations).operations()
+        operations = [*operations, *self._description]
+        recorder = Recorder({operation.path for operation in operations}, self._metrics, access_log)
+        control = ControlPlane(operations, identifier, self._idempotency, self._ids, recorder, self._background)
+        origins = config.identity.cors_origins
+        return open_to_pages(control, origins) if origins else control
+
+    async def aclose(self) -> None:
+        """Wait for what was begun."""
+        await self._background.aclose()
 
 
 def open_to_pages(app: ASGIApp, origins: Sequence[str]) -> ASGIApp:
@@ -64,12 +82,6 @@ def open_to_pages(app: ASGIApp, origins: Sequence[str]) -> ASGIApp:
         allow_headers=["Authorization", "X-API-Key", "Content-Type", HEADER_NAME],
         expose_headers=["X-Request-Id", "Retry-After", "Idempotency-Replayed"],
     )
-
-
-def operations_of(config: Config, provider: CreditsProvider, billing: Billing | None) -> Sequence[AnyOperation]:
-    """All that the control plane can do."""
-    operations = described(config, provider, billing)
-    return [*operations, *Description(operations).operations()]
 
 
 def openapi_document() -> str:
@@ -93,13 +105,10 @@ def described(config: Config, provider: CreditsProvider, billing: Billing | None
     ]
 
 
-def _open_tokens(section: IdentitySection, stack: AsyncExitStack) -> TokenReader | None:
-    if section.jwt is None:
+def _open_tokens(section: JwtSection | None, jwks: Jwks | None) -> TokenReader | None:
+    if section is None or jwks is None:
         return None
-    # Nobody else waits for httpx and for all of cryptography.
-    from gateway.api.jwks import Jwks
+    # Nobody else waits for all of cryptography.
     from gateway.api.tokens import TokenReader
 
-    keys = Jwks(section.jwt.jwks_url)
-    stack.push_async_callback(keys.aclose)
-    return TokenReader(section.jwt, keys)
+    return TokenReader(section, jwks)

@@ -42,20 +42,16 @@ class ControlPlane:
         idempotency: Idempotency,
         ids: RequestIds,
         recorder: Recorder,
+        background: Background,
     ) -> None:
         self._ids = ids
         self._recorder = recorder
-        self._background = Background()
-        checks = Checks(identifier, idempotency, self._background)
+        checks = Checks(identifier, idempotency, background)
         by_path: dict[str, dict[str, AnyOperation]] = {}
         for operation in operations:
             by_path.setdefault(operation.path, {})[operation.method] = operation
         routes = [Route(path, Resource(by_method, checks)) for path, by_method in by_path.items()]
         self._router = Router(routes, redirect_slashes=False, default=_no_route)
-
-    async def aclose(self) -> None:
-        """Wait for what was begun and whose callers have left."""
-        await self._background.aclose()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         visit = Visit(self._ids.next(), perf_counter())

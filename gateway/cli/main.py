@@ -20,13 +20,17 @@ from gateway.cli.moving import export, import_
 from gateway.cli.options import AsJson, new_group
 from gateway.cli.output import print_json
 from gateway.cli.reconcile import reconcile
+from gateway.cli.reload import reload
 from gateway.cli.serve import serve
+from gateway.cli.top import top
 from gateway.cli.wiring import Wiring
 
 app = new_group("The gateway that sells API calls: checks the key, takes the credits, forwards, settles.")
 app.command()(serve)
 app.command()(dev)
 config.add_commands(app)
+app.command()(reload)
+app.command()(top)
 app.command()(doctor)
 app.add_typer(keys.group, name="keys")
 app.add_typer(credits_group.group, name="credits")

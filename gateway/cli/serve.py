@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gateway.cli.failure import MISUSED, CommandFailed
-from gateway.cli.options import DEFAULT_CONFIG, ConfigFile, load, wiring_of
+from gateway.cli.options import DEFAULT_CONFIG, ConfigFile, wiring_of
+from gateway.config.problem import ConfigError, Problem
 
 if TYPE_CHECKING:
     from gateway.config.tree import Config
@@ -28,9 +29,29 @@ def serve(
     port: Port = None,
     workers: Workers = None,
 ) -> None:
-    """Serve until SIGTERM or Ctrl-C; then finish what runs and exit 0."""
-    loaded = with_server(load(context, config), host=host, port=port, workers=workers)
-    raise typer.Exit(wiring_of(context).serve(loaded, _tell_ready))
+    """Serve until SIGTERM or Ctrl-C; then finish what runs and exit 0.
+
+    Changes of the config file are taken while it serves (server.watch_config), and on SIGHUP; see `gateway reload`.
+    """
+    from gateway.config.source import ConfigSource
+
+    said: list[CommandFailed] = []
+
+    def adjust(loaded: Config) -> Config:
+        try:
+            return with_server(loaded, host=host, port=port, workers=workers)
+        except CommandFailed as error:
+            said.append(error)
+            raise ConfigError([Problem(str(config), 0, 0, "", str(error))]) from error
+
+    source = ConfigSource(config, wiring_of(context).environ, adjust)
+    try:
+        loaded = source.load()
+    except ConfigError:
+        if said:
+            raise said[0] from None
+        raise
+    raise typer.Exit(wiring_of(context).serve(loaded, _tell_ready, source))
 
 
 def with_server(config: Config, *, host: str | None, port: int | None, workers: int | None = None) -> Config:

@@ -18,6 +18,7 @@ from gateway.cli.failure import CommandFailed
 if TYPE_CHECKING:
     from gateway.billing.desk import OrderDesk
     from gateway.billing.service import Billing
+    from gateway.config.source import ConfigSource
     from gateway.config.tree import Config
     from gateway.credits.provider import CreditsProvider
     from gateway.database.engine import Database
@@ -78,28 +79,32 @@ async def _open_for_moving(config: Config) -> AsyncIterator[Database]:
         raise CommandFailed(f"the database can't be opened: {error}") from error
 
 
-def _serve(config: Config, on_ready: OnReady) -> int:
+def _serve(config: Config, on_ready: OnReady, source: ConfigSource | None = None) -> int:
     from functools import partial
     from pathlib import Path
     from tempfile import TemporaryDirectory
 
-    from gateway.app import create_app, secrets_of
+    from gateway.app import create_app
+    from gateway.config.masking import secrets_of
+    from gateway.config.reload import Reloader
     from gateway.observe.logs import configure_logging
     from gateway.server.serve import run
 
     configure_logging(config.log.level, config.log.format, sys.stderr, secrets=secrets_of(config))
+    reloader = Reloader(source, config) if source is not None else None
     if config.server.workers == 1:
-        return run(config, create_app, on_ready=on_ready)
+        return run(config, create_app, on_ready=on_ready, reloader=reloader)
     # Each worker counts in files here, and whichever is asked adds up what all have counted.
     with TemporaryDirectory(prefix="gateway-metrics-") as directory:
-        return run(config, partial(create_app, metrics_directory=Path(directory)), on_ready=on_ready)
+        factory = partial(create_app, metrics_directory=Path(directory))
+        return run(config, factory, on_ready=on_ready, reloader=reloader)
 
 
 def _examine(config: Config, on_progress: OnProgress) -> list[Diagnosis]:
     import asyncio
     import dataclasses
 
-    from gateway.app import secrets_of
+    from gateway.config.masking import secrets_of
     from gateway.credits.secrets import PREFIX
     from gateway.doctor.checkup import examinations_of
     from gateway.doctor.examination import examine
@@ -121,5 +126,6 @@ class Wiring:
     open_billing: Callable[[Config], AbstractAsyncContextManager[Billing]] = _open_billing
     open_desk: Callable[[Config], AbstractAsyncContextManager[tuple[CreditsProvider, OrderDesk]]] = _open_desk
     open_for_moving: Callable[[Config], AbstractAsyncContextManager[Database]] = _open_for_moving
-    serve: Callable[[Config, OnReady], int] = _serve
+    serve: Callable[..., int] = _serve
+    """(config, on_ready, source): the exit code. Without a source the config stays what it is."""
     examine: Callable[[Config, OnProgress], list[Diagnosis]] = _examine

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from gateway.config import document
 from gateway.config.document import Node, Report, Scalar, Sequence
@@ -25,8 +25,10 @@ class _Unresolved(Exception):
     """A reference that has no value; the message says why."""
 
 
-def interpolate(root: Node, environ: Mapping[str, str], report: Report) -> set[Path]:
-    """Put the values of all references into the tree's scalars.
+def interpolate(
+    root: Node, environ: Mapping[str, str], report: Report, on_file: Callable[[str], None] = lambda _: None
+) -> set[Path]:
+    """Put the values of all references into the tree's scalars. `on_file` is told of each file before it is read.
 
     Returns the paths of the values that could not be resolved; each has been reported.
     """
@@ -38,17 +40,19 @@ def interpolate(root: Node, environ: Mapping[str, str], report: Report) -> set[P
             waiting += [((*path, key), entry.node) for key, entry in node.entries.items()]
         elif isinstance(node, Sequence):
             waiting += [((*path, index), item) for index, item in enumerate(node.items)]
-        elif not _resolve(node, path, environ, report):
+        elif not _resolve(node, path, environ, report, on_file):
             unresolved.add(path)
     return unresolved
 
 
-def _resolve(scalar: Scalar, path: Path, environ: Mapping[str, str], report: Report) -> bool:
+def _resolve(
+    scalar: Scalar, path: Path, environ: Mapping[str, str], report: Report, on_file: Callable[[str], None]
+) -> bool:
     """Replace the scalar's text and value; False (and a report) when that can't be done."""
     if "${" in scalar.text:
         sources: list[str] = []
         try:
-            text = _REFERENCE.sub(lambda match: _replacement(match, environ, sources), scalar.text)
+            text = _REFERENCE.sub(lambda match: _replacement(match, environ, sources, on_file), scalar.text)
         except _Unresolved as problem:
             report(scalar.line, scalar.column, path, str(problem))
             scalar.sources = ("${…}",)
@@ -61,7 +65,9 @@ def _resolve(scalar: Scalar, path: Path, environ: Mapping[str, str], report: Rep
     return True
 
 
-def _replacement(match: re.Match[str], environ: Mapping[str, str], sources: list[str]) -> str:
+def _replacement(
+    match: re.Match[str], environ: Mapping[str, str], sources: list[str], on_file: Callable[[str], None]
+) -> str:
     if match["escaped"]:
         return "${"
     inside: str = match["inside"]
@@ -69,7 +75,9 @@ def _replacement(match: re.Match[str], environ: Mapping[str, str], sources: list
         raise _Unresolved('"${" needs its "}" (and no other brace inside); write "$${" for a plain "${"')
     if inside.startswith("file:"):
         sources.append("${" + inside + "}")
-        return _read_secret(inside.removeprefix("file:"))
+        file = inside.removeprefix("file:")
+        on_file(file)
+        return _read_secret(file)
     variable = _VARIABLE.fullmatch(inside)
     if variable is None:
         raise _Unresolved("expected ${VARIABLE}, ${VARIABLE:-default} or ${file:/path}")

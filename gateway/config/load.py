@@ -6,7 +6,7 @@ Four passes, each over what the one before made of the file: read the YAML (docu
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path as FilePath
 
 from gateway.config import document
@@ -20,18 +20,33 @@ from gateway.config.validate import Validation
 FILE_MAX_BYTES = 1_048_576
 
 
-def load_config(path: str | FilePath, environ: Mapping[str, str]) -> Config:
-    """The config in a file. Raises ConfigError with all problems, in the order of the file."""
-    name = str(path)
+def load_config(
+    path: str | FilePath,
+    environ: Mapping[str, str],
+    *,
+    shown: str | None = None,
+    on_file: Callable[[str], None] = lambda _: None,
+) -> Config:
+    """The config in a file. Raises ConfigError with all problems, in the order of the file.
+
+    `shown` is the file's name in the problems. `on_file` is told of each secret file just before it is read.
+    """
+    name = shown or str(path)
     content, wrong = _read(FilePath(path))
     if wrong:
         raise ConfigError([Problem(name, 0, 0, "", wrong)])
-    return parse_config(content, environ, file=name)
+    return parse_config(content, environ, file=name, on_file=on_file)
 
 
-def parse_config(content: bytes, environ: Mapping[str, str], *, file: str = "config.yaml") -> Config:
+def parse_config(
+    content: bytes,
+    environ: Mapping[str, str],
+    *,
+    file: str = "config.yaml",
+    on_file: Callable[[str], None] = lambda _: None,
+) -> Config:
     """The config in the content of a file. Raises ConfigError; `file` is the name that its problems carry."""
-    loading = _Loading(file)
+    loading = _Loading(file, on_file)
     config = loading.run(content, environ)
     if loading.problems or config is None:
         raise ConfigError(loading.problems)
@@ -54,16 +69,17 @@ def _read(path: FilePath) -> tuple[bytes, str]:
 class _Loading:
     """One load: gathers problems from all passes."""
 
-    def __init__(self, file: str) -> None:
+    def __init__(self, file: str, on_file: Callable[[str], None]) -> None:
         self.problems: list[Problem] = []
         self._file = file
+        self._on_file = on_file
         self._reported: set[Path] = set()
 
     def run(self, content: bytes, environ: Mapping[str, str]) -> Config | None:
         root = self._parse(content)
         if root is None:
             return None
-        unresolved = interpolate(root, environ, self._report)
+        unresolved = interpolate(root, environ, self._report, self._on_file)
         validation = Validation(root, self._reported | unresolved)
         config = validation.run()
         for finding in validation.findings:

@@ -76,15 +76,22 @@ class ServerSection(Section):
     """How long an idle connection is kept."""
     drain_timeout_seconds: Seconds = 30
     """On SIGTERM, how long running calls may take to finish."""
+    timing_headers: bool = False
+    """Tell callers where the time went: X-Gateway-Time-Ms and Server-Timing."""
+    watch_config: bool = True
+    """Look at this file and its secret files every second, and take what is different. SIGHUP works in any case."""
 
 
 class AdminSection(Section):
-    """The separate listener for metrics. Never expose it to callers."""
+    """The separate listener of ops: metrics, the config in force, open holds, reload. It asks for no password. Never
+    expose it to callers."""
 
     host: Text = "127.0.0.1"
     """Address to listen on."""
     port: Port = 9464
     """TCP port; 0 takes a free one."""
+    hosts: tuple[Text, ...] = ()
+    """Names by which it may be asked, besides addresses and localhost: gateway.internal, as Prometheus knows it."""
 
 
 class DatabaseSection(Section):
@@ -309,6 +316,8 @@ class LogSection(Section):
     """auto: lines on a terminal, JSON otherwise."""
     access: bool = True
     """One record per call."""
+    access_sample: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 1
+    """The share of calls that are recorded, by chance. Errors, refusals and what was given back are recorded always."""
 
 
 class Config(Section):

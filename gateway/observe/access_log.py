@@ -17,6 +17,7 @@ import threading
 import time
 from json.encoder import encode_basestring_ascii
 from queue import SimpleQueue
+from random import random
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
@@ -37,12 +38,17 @@ SHOWN_PATH_BYTES = 1_024
 
 _JSON = (
     '{"time":"%s.%03dZ","level":"info","logger":"gateway.access","request_id":"%s","method":"%s","path":%s,'
-    '"status":%d,"route":%s,"key_id":%s,"cost":%d,"verdict":"%s","bytes":%d,"duration_ms":%.3f,"upstream_ms":%.3f}\n'
+    '"status":%d,"route":%s,"key_id":%s,"cost":%d,"verdict":"%s","bytes":%d,"duration_ms":%.3f,"upstream_ms":%.3f,'
+    '"gateway_ms":%.3f}\n'
 )
 _LINE = (
     "%s.%03d info  gateway.access  request_id=%s method=%s path=%s status=%d route=%s key_id=%s cost=%d verdict=%s"
-    " bytes=%d duration_ms=%.3f upstream_ms=%.3f\n"
+    " bytes=%d duration_ms=%.3f upstream_ms=%.3f gateway_ms=%.3f\n"
 )
+
+
+_PLAIN = frozenset({"settled", "free", "public", "kept", ""})
+"""Verdicts of calls that went well. Others are always recorded."""
 
 
 class AccessLog:
@@ -61,6 +67,8 @@ class AccessLog:
         flush_seconds: float = 0.2,
         flush_records: int = 512,
         waiting_max: int = 8_192,
+        sample: float = 1.0,
+        chance: Callable[[], float] = random,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.deadline = 0.0
@@ -74,6 +82,9 @@ class AccessLog:
         self._flush_seconds = flush_seconds
         self._flush_records = flush_records
         self._waiting_max = waiting_max
+        self.sample = sample
+        """The share of records of plain successes that are kept."""
+        self._chance = chance
         self._clock = clock
         self._second = -1
         self._second_text = ""
@@ -100,6 +111,8 @@ class AccessLog:
         `path` is the raw path; a query and what is too long are cut off, and what looks like a secret is redacted.
         `verdict` is our own word: `settled`, `released:<reason>` or `refused:<slug>`. `route` and `key_id` may be "".
         """
+        if self.sample < 1.0 and status < 400 and verdict in _PLAIN and self._chance() >= self.sample:
+            return
         waiting = self._waiting
         if len(waiting) >= self._flush_records and not self.flush() and len(waiting) >= self._waiting_max:
             self.dropped += 1
@@ -125,8 +138,14 @@ class AccessLog:
                 bytes_sent,
                 duration_seconds * 1000,
                 upstream_seconds * 1000,
+                # The call without its upstream: the gateway, its database, and the caller's own pace.
+                max(0.0, duration_seconds - upstream_seconds) * 1000,
             )
         )
+
+    def redact_by(self, redaction: Redaction) -> None:
+        """Hide other secrets from now on."""
+        self._redaction = redaction
 
     def flush(self) -> bool:
         """Hand what waits to the writer. False if the stream still holds up what it was given before."""

@@ -23,7 +23,8 @@ ROWS: Bounds = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """One metric family. `over_workers` says how the gauges of several workers become one."""
+    """One metric family. `over_workers` says how the gauges of several workers become one. A counter that is kept
+    in one place and told to all workers is handed in as a gauge of each, too: `max`."""
 
     kind: Literal["counter", "gauge", "histogram"]
     help: str
@@ -104,6 +105,15 @@ FAMILIES: dict[str, Family] = {
         "gauge", "Stripe's events that failed too often: `gateway orders list`.", over_workers="min"
     ),
     "notifications_waiting": Family("gauge", "Notifications that the app has not taken yet.", over_workers="min"),
+    "config_reloads": Family(
+        "counter", "Reloads of the config, by what became of them.", ("result",), over_workers="max"
+    ),
+    "config_last_reload_success": Family(
+        "gauge", "1 if the last reload was taken, or changed nothing; 0 if it was refused.", over_workers="min"
+    ),
+    "config_last_reload_timestamp_seconds": Family(
+        "gauge", "When the config in force was read, as Unix time.", over_workers="max"
+    ),
     "ready": Family("gauge", "1 if every worker is ready to take calls.", over_workers="min"),
     "workers": Family("gauge", "Live worker processes."),
 }

@@ -32,6 +32,7 @@ class Readiness:
 
     def __init__(self, checks: Iterable[str]) -> None:
         self._failing: dict[str, str | None] = dict.fromkeys(checks, "starting")
+        self._noted: dict[str, str | None] = {}
         self._draining = False
         self._endpoint = DocumentEndpoint(self._answer)
         self._document()
@@ -46,6 +47,13 @@ class Readiness:
         state = None if ok else reason or "failing"
         if self._failing.get(check, "") != state:
             self._failing[check] = state
+            self._document()
+
+    def note(self, name: str, ok: bool, reason: str = "") -> None:
+        """Show a check that calls don't depend on: readiness stays what it is. `reason` is public."""
+        state = None if ok else reason or "failing"
+        if self._noted.get(name, "") != state:
+            self._noted[name] = state
             self._document()
 
     def drain(self) -> None:
@@ -65,6 +73,6 @@ class Readiness:
         self._ready = not any(failing.values())
         checks = {
             name: {"ok": True} if reason is None else {"ok": False, "reason": reason}
-            for name, reason in failing.items()
+            for name, reason in {**failing, **self._noted}.items()
         }
         self._body = json.dumps({"ready": self._ready, "checks": checks}, separators=(",", ":")).encode()

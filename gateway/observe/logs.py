@@ -74,16 +74,30 @@ def configure_logging(
     handler.setFormatter(JsonFormatter(redaction) if is_json(format, stream) else LineFormatter(redaction))
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(level.upper())
     for name in (*_ROUTED, *_QUIET):
         logger = logging.getLogger(name)
         logger.handlers.clear()
         logger.propagate = True
-    for name in _QUIET:
-        logging.getLogger(name).setLevel(max(root.level, logging.WARNING))
+    set_level(level)
     # The access log is our own (access_log.py): uvicorn's has query strings in it.
     logging.getLogger("uvicorn.access").propagate = False
     return handler
+
+
+def set_level(level: str) -> None:
+    """Write records of at least this level from now on: debug, info, warning or error."""
+    root = logging.getLogger()
+    root.setLevel(level.upper())
+    for name in _QUIET:
+        logging.getLogger(name).setLevel(max(root.level, logging.WARNING))
+
+
+def redact_anew(secrets: Iterable[str], *, key_prefixes: Iterable[str] = ("gw_",)) -> None:
+    """Hide these secrets from now on, in place of those that `configure_logging` was given."""
+    redaction = Redaction(key_prefixes, secrets)
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler.formatter, RedactingFormatter):
+            handler.formatter.redaction = redaction
 
 
 def is_json(format: LogFormat, stream: TextIO) -> bool:
@@ -114,18 +128,18 @@ class RedactingFormatter(logging.Formatter):
 
     def __init__(self, redaction: Redaction) -> None:
         super().__init__()
-        self._redaction = redaction
+        self.redaction = redaction
 
     def message(self, record: logging.LogRecord) -> str:
         try:
             text = record.getMessage()
         except Exception:  # noqa: BLE001 (any argument's __str__ may raise anything)
             text = f"{record.msg!s} [its arguments do not fit]"
-        return self._redaction.text(text)
+        return self.redaction.text(text)
 
     def fields(self, record: logging.LogRecord) -> dict[str, Any]:
         fields = getattr(record, "fields", None)
-        return self._redaction.fields(fields) if fields else {}
+        return self.redaction.fields(fields) if fields else {}
 
     def trace(self, record: logging.LogRecord) -> str:
         """Exception and stack, or "". Not kept in `record.exc_text`, where others would find it unredacted."""
@@ -136,7 +150,7 @@ class RedactingFormatter(logging.Formatter):
             parts.append(record.exc_text)
         if record.stack_info:
             parts.append(record.stack_info)
-        return self._redaction.text("\n".join(parts))
+        return self.redaction.text("\n".join(parts))
 
 
 class LineFormatter(RedactingFormatter):

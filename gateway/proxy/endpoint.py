@@ -77,6 +77,15 @@ class Endpoint:
         self._access_log = access_log
         self._fallback = fallback
 
+    def swap(
+        self, routes: RouteTable, heads: HeadReader, access_log: AccessLog | None, fallback: ASGIApp | None
+    ) -> None:
+        """Calls that begin from now on go by these; those in flight keep the route that they have."""
+        self._routes = routes
+        self._heads = heads
+        self._access_log = access_log
+        self._fallback = fallback
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         call = Call(self._ids.next(), perf_counter())
         try:
@@ -230,6 +239,8 @@ class Endpoint:
     async def _relay(self, call: Call, route: Route, response: UpstreamResponse, receive: Receive, send: Send) -> None:
         call.status = response.status
         headers = clean_response(response.headers, route.settle_header, _own_headers(call))
+        if route.shows_timing:
+            headers += _timing(call)
         try:
             call.response_started = True
             if response.status == 101:
@@ -351,6 +362,18 @@ async def _show_break(send: Send) -> None:
         await send({"type": "http.response.body", "body": b"", "more_body": True})
     except (OSError, RuntimeError):
         pass  # The caller has left; or the head was refused, or all of the answer is out: nothing to show.
+
+
+def _timing(call: Call) -> Headers:
+    """Where the time until the answer's head went, in milliseconds: with the upstream, with the credits, and the rest.
+    The gateway's own time is all but the upstream's."""
+    upstream = (call.upstream_at - call.held_at) * 1000
+    verify = (call.held_at - call.asked_at) * 1000
+    own = max(0.0, (perf_counter() - call.started_at) * 1000 - upstream)
+    return [
+        (b"x-gateway-time-ms", b"%.2f" % own),
+        (b"server-timing", b"gateway;dur=%.2f, verify;dur=%.2f, upstream;dur=%.2f" % (own, verify, upstream)),
+    ]
 
 
 def _own_headers(call: Call) -> Headers:

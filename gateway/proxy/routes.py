@@ -25,6 +25,7 @@ class Route:
     """One route of the config, with everything a call needs worked out at load."""
 
     __slots__ = (
+        "__weakref__",  # retirement.py finds out by it when the last call is over
         "address_limit",
         "body_max_bytes",
         "concurrency",
@@ -39,6 +40,7 @@ class Route:
         "releases_4xx",
         "releases_5xx",
         "settle_header",
+        "shows_timing",
         "strip",
         "timeout_seconds",
         "transport",
@@ -53,6 +55,7 @@ class Route:
         *,
         body_max_bytes: int,
         uploads: Uploads | None = None,
+        shows_timing: bool = False,
     ) -> None:
         cost = section.cost
         self.name = section.path
@@ -73,6 +76,7 @@ class Route:
         self.strip = len(section.strip_prefix.rstrip("/").encode("ascii"))
         self.transport = transport
         self.uploads = uploads or Uploads(UPLOADS_MAX)
+        self.shows_timing = shows_timing
         self.metrics = metrics
 
 

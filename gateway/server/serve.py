@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from typing import TYPE_CHECKING
 
+from gateway.server.controls import SoleWorker
+from gateway.server.rollout import Rollout
 from gateway.server.sockets import CannotListen, Sockets
 from gateway.server.worker import EXIT_FAILURE, Worker
 from gateway.server.workers import Supervisor
@@ -12,13 +15,22 @@ from gateway.server.workers import Supervisor
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from gateway.config.reload import Reloader
     from gateway.config.tree import Config
     from gateway.server.sockets import Addresses
     from gateway.server.worker import AppFactory
 
 
-def run(config: Config, factory: AppFactory, *, on_ready: Callable[[Addresses], None]) -> int:
+def run(
+    config: Config,
+    factory: AppFactory,
+    *,
+    on_ready: Callable[[Addresses], None],
+    reloader: Reloader | None = None,
+) -> int:
     """Serve until SIGTERM or SIGINT; the process's exit code.
+
+    `reloader` lets the config change meanwhile; the factory's application must be a LiveApp (controls.py) then.
 
     `factory(config)` is called in each worker and gives its two applications. `on_ready` is called once, in this
     process, when all workers accept calls. 0 after a drain, also one that hit its limit; 1 when an address is taken
@@ -34,9 +46,14 @@ def run(config: Config, factory: AppFactory, *, on_ready: Callable[[Addresses], 
     def tell_ready() -> None:
         on_ready(addresses)
 
+    if reloader is not None:
+        # Until somebody listens: the default is to die of it.
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         if config.server.workers == 1:
-            return Worker(config, factory, sockets, on_ready=tell_ready).run()
-        return Supervisor(config, factory, sockets, tell_ready).run()
+            controls = SoleWorker(reloader) if reloader is not None else None
+            return Worker(config, factory, sockets, on_ready=tell_ready, controls=controls).run()
+        rollout = Rollout(reloader) if reloader is not None else None
+        return Supervisor(config, factory, sockets, tell_ready, rollout).run()
     finally:
         sockets.close()

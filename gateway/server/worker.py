@@ -31,12 +31,13 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
     from gateway.config.tree import Config
+    from gateway.server.controls import Controls, LiveApp
     from gateway.server.protocol import HttpProtocol
     from gateway.server.sockets import Sockets
 
 AppFactory = Callable[["Config"], "tuple[ASGIApp, ASGIApp | None]"]
 """Makes the callers' and the admin application. Called once in each worker, inside its running loop. Only the first
-one gets lifespan events, and its `watch(listener)` and `drain()` are called where it has them."""
+one gets lifespan events, and its `watch(listener)`, `steer(controls)` and `drain()` are called where it has them."""
 
 CANCELLED_GRACE_SECONDS = 5.0
 """After the drain limit, how long cancelled calls may take to clean up behind them."""
@@ -60,12 +61,15 @@ class Worker:
         *,
         on_ready: Callable[[], None],
         supervisor_pipe: int | None = None,
+        controls: Controls | None = None,
     ) -> None:
         self._config = config
         self._factory = factory
         self._sockets = sockets
         self._on_ready = on_ready
         self._supervisor_pipe = supervisor_pipe
+        self._controls = controls
+        self._app: ASGIApp | None = None
         self._server: DrainingServer | None = None
         self._signals: set[int] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -92,16 +96,22 @@ class Worker:
         deadlines = Deadlines(loop)
         limits = fit(Limits.of(self._config.server), self._config, raise_open_files_max())
         app, admin_app = self._factory(self._config)
+        self._app = app
         callers = Listener(app, limits, deadlines)
         watch = getattr(app, "watch", None)
         if watch is not None:
             watch(callers)
+        steer = getattr(app, "steer", None)
+        if steer is not None and self._controls is not None:
+            steer(self._controls)
         admin = Listener(admin_app, fit_admin(limits), deadlines) if admin_app is not None else None
         self._server = DrainingServer(self._config, callers, admin, self._sockets)
         self._listen_for_signals(loop)
         try:
             await self._server.serve(sockets=[self._sockets.server])
         finally:
+            if self._controls is not None:
+                self._controls.close()
             deadlines.close()
 
     def _listen_for_signals(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -110,6 +120,8 @@ class Worker:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, self._stop, number)
+            if self._controls is not None:
+                loop.add_signal_handler(signal.SIGHUP, self._controls.hang_up)
         if self._supervisor_pipe is not None:
             loop.add_reader(self._supervisor_pipe, self._on_supervisor_gone)
 
@@ -117,6 +129,8 @@ class Worker:
         # What was made until now lives as long as the process: the collector need not look at it again.
         gc.collect()
         gc.freeze()
+        if self._controls is not None:
+            self._controls.open(cast("LiveApp", self._app))
         self._on_ready()
 
     def _on_supervisor_gone(self) -> None:

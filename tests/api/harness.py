@@ -14,6 +14,7 @@ import httpx
 import jwt
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
+from gateway.api.background import Background
 from gateway.api.build import described
 from gateway.api.control_plane import ControlPlane
 from gateway.api.description import Description
@@ -254,14 +255,16 @@ async def open_api(
         metrics = Metrics(None)
         stack.callback(metrics.close)
         operations = [*described(loaded, provider, billing), *_description().operations()]
+        background = Background()
         control = ControlPlane(
             operations,
             Identifier(provider, loaded.identity.admin_token.get_secret_value(), tokens),
             Idempotency(database, lease_seconds=lease_seconds),
             RequestIds(),
             Recorder({operation.path for operation in operations}, metrics, log),
+            background,
         )
-        stack.push_async_callback(control.aclose)
+        stack.push_async_callback(background.aclose)
         api = Api(provider, control, app, billing, metrics)
         stack.push_async_callback(api.client.aclose)
         yield api

@@ -8,14 +8,16 @@ import re
 import jsonschema
 import pytest
 
-from gateway.api.build import openapi_document, operations_of
+from gateway.api.build import described, openapi_document
+from gateway.api.description import Description
 from gateway.api.openapi import describe, problems_of
 from gateway.config.route_path import _OWN_PATHS
 from gateway.config.tree import Config
 from gateway.errors_reference import EXPLANATIONS
 from tests.docs.pages import ROOT
 
-OPERATIONS = operations_of(Config(), None, None)
+DESCRIBED = described(Config(), None, None)
+OPERATIONS = [*DESCRIBED, *Description(DESCRIBED).operations()]
 DOCUMENT = describe(OPERATIONS)
 CALLS = {(method.upper(), path) for path, methods in DOCUMENT["paths"].items() for method in methods}
 

@@ -7,12 +7,12 @@ import hashlib
 import re
 from html.parser import HTMLParser
 
-from gateway.api.build import operations_of
+from gateway.api.build import described
 from gateway.api.description import Description
 from gateway.api.page import PageWriter
 from gateway.config.tree import Config
 
-DOCUMENT = Description(operations_of(Config(), None, None)[:-2]).document
+DOCUMENT = Description(described(Config(), None, None)).document
 WRITER = PageWriter()
 PAGE = WRITER.write(DOCUMENT)
 HEADERS = dict(WRITER.headers)

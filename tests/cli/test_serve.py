@@ -104,7 +104,7 @@ def test_impossible_options_are_refused_before_anything_starts(gateway, provider
 
 def test_serve_gives_the_servers_exit_code(gateway):
     served = []
-    assert gateway("serve", "--port", "7", serve=lambda config, _: served.append(config) or 3).code == 3
+    assert gateway("serve", "--port", "7", serve=lambda config, *_: served.append(config) or 3).code == 3
     assert served[0].server.port == 7
 
 

@@ -140,7 +140,7 @@ def test_the_command_of_the_image_is_one_of_ours():
     config = ROOT / "config.yaml"
     arguments = [str(config) if word == "/etc/gateway/config.yaml" else word for word in json.loads(last("CMD"))]
     served = []
-    code = run(arguments, Wiring(environ={}, serve=lambda loaded, _on_ready: served.append(loaded) or 0))
+    code = run(arguments, Wiring(environ={}, serve=lambda loaded, *_: served.append(loaded) or 0))
     assert code == 0
     assert served[0].server.host == "0.0.0.0"
     assert f"'127.0.0.1', {served[0].server.port}," in last("HEALTHCHECK")

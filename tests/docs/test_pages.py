@@ -97,7 +97,7 @@ def test_every_gateway_command_to_paste_is_complete(monkeypatch):
         open_desk=closed_provider,
         open_billing=closed_provider,
         open_for_moving=closed_provider,
-        serve=lambda _config, _on_ready: 0,
+        serve=lambda *_: 0,
         examine=lambda _config, _on_progress: [],
     )
     assert len(GATEWAY_LINES) > 5

@@ -88,7 +88,20 @@ def test_a_record_has_every_field(file):
         "bytes": 200,
         "duration_ms": 12.3,
         "upstream_ms": 10.1,
+        "gateway_ms": 2.2,
     }
+
+
+def test_sampling_leaves_out_successes_and_nothing_else(file):
+    chances = iter([0.005, 0.01, 0.5, 0.009])
+    with access_log(file.fileno(), sample=0.01, chance=lambda: next(chances)) as log:
+        for number in range(4):
+            add(log, number)
+        for number, (status, verdict) in enumerate(
+            [(200, "released:4xx"), (404, "settled"), (402, "refused:out-of-credits"), (499, ""), (503, "")], 4
+        ):
+            add(log, number, status=status, verdict=verdict)
+    assert [json.loads(line)["request_id"] for line in written(file)] == [f"req_{n}" for n in (0, 3, 4, 5, 6, 7, 8)]
 
 
 def test_a_line_for_people(file):

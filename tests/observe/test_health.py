@@ -1,14 +1,9 @@
-"""Health, readiness and the admin listener's app."""
+"""Health and readiness."""
 
 import asyncio
 import json
 
-import pytest
-from prometheus_client.parser import text_string_to_metric_families
-
-from gateway.observe.admin import admin_app
 from gateway.observe.health import Readiness, healthz
-from gateway.observe.metrics import Metrics
 
 
 def call(app, path="/", method="GET", headers=()):
@@ -83,49 +78,18 @@ def test_draining_is_final():
     assert document["checks"]["serving"] == {"ok": False, "reason": "draining"}
 
 
-@pytest.fixture
-def admin():
-    metrics = Metrics()
-    metrics.route("/v1/personas").observe("GET", 200, 0.01)
-    yield admin_app(metrics)
-    metrics.close()
+def test_a_note_is_shown_and_changes_nothing():
+    readiness = Readiness(["database"])
+    readiness.set("database", True)
+    readiness.note("config", False, "the last change was refused")
+    status, document = state(readiness)
+    assert (status, document["ready"]) == (200, True)
+    assert document["checks"]["config"] == {"ok": False, "reason": "the last change was refused"}
+    readiness.note("config", True)
+    assert state(readiness)[1]["checks"]["config"] == {"ok": True}
 
 
-def test_the_admin_app_serves_metrics_and_health(admin):
-    status, headers, body = call(admin, "/metrics")
-    assert status == 200
-    assert headers[b"content-type"].startswith(b"text/plain")
-    families = {family.name for family in text_string_to_metric_families(body.decode())}
-    assert "gateway_requests" in families
-    openmetrics = [(b"accept", b"application/openmetrics-text; version=1.0.0,text/plain;q=0.5")]
-    status, headers, body = call(admin, "/metrics", headers=openmetrics)
-    assert headers[b"content-type"].startswith(b"application/openmetrics-text")
-    assert body.endswith(b"# EOF\n")
-    assert call(admin, "/healthz")[0] == 200
-
-
-def test_the_admin_app_serves_nothing_else(admin):
-    status, headers, _ = call(admin, "/")
-    assert status == 404
-    assert headers[b"content-type"] == b"application/problem+json"
-    assert call(admin, "/metrics/")[0] == 404
-    status, headers, _ = call(admin, "/metrics", "POST")
-    assert status == 405
-    assert headers[b"allow"] == b"GET, HEAD"
-
-
-def test_head_has_no_body(admin):
-    status, headers, body = call(admin, "/healthz", "HEAD")
+def test_head_has_no_body():
+    status, headers, body = call(healthz, "/healthz", "HEAD")
     assert (status, body) == (200, b"")
     assert headers[b"content-length"] == b"15"
-
-
-@pytest.mark.parametrize("kind", ["lifespan", "websocket"])
-def test_the_admin_app_survives_other_scopes(admin, kind):
-    sent = []
-
-    async def send(message):
-        sent.append(message)
-
-    asyncio.run(admin({"type": kind, **({"path": "/metrics"} if kind == "websocket" else {})}, None, send))
-    assert [message["type"] for message in sent] == (["websocket.close"] if kind == "websocket" else [])

@@ -152,7 +152,7 @@ def test_callers_can_not_make_up_series(metrics):
 
 def test_no_label_can_carry_a_key_a_user_or_a_path():
     labels = {label for family in FAMILIES.values() for label in family.labels}
-    assert labels <= {"route", "method", "status", "reason", "upstream"}
+    assert labels <= {"route", "method", "status", "reason", "upstream", "result"}
 
 
 def test_counters_histograms_and_gauges_of_others_are_exposed(metrics):

@@ -1,0 +1,240 @@
+"""The config is changed while calls run: none fails, and each pays the price that it was matched with."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import signal
+import time
+from collections import Counter
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.e2e.audit import Books, open_holds
+from tests.e2e.caller import Answer, Caller, request
+from tests.e2e.harness import Gateway, count, gateway, settings, until, until_async
+from tests.e2e.upstream import Upstream
+
+RELOADS = count(12, 50)
+BROKEN = {RELOADS // 6 * number for number in range(1, 6)}
+"""Which of them are broken files: five."""
+CALLS_PER_SECOND = count(200, 1_000)
+CONNECTIONS = 20
+
+
+def gauge(running: Gateway, name: str) -> float:
+    text = httpx.get(f"http://127.0.0.1:{running.admin_port}/metrics").text
+    return sum(float(line.rpartition(" ")[2]) for line in text.splitlines() if line.startswith(name))
+
+
+def reloads(running: Gateway) -> int:
+    return int(gauge(running, "gateway_config_reloads_total{"))
+
+
+def write(running: Gateway, config: object) -> None:
+    """As a deployment does: the file is whole whenever somebody reads it."""
+    fresh = running.config_file.with_suffix(".new")
+    fresh.write_text(config if isinstance(config, str) else json.dumps(config))
+    fresh.replace(running.config_file)
+
+
+def priced(config: dict, cost: int, *targets: str) -> dict:
+    route = {**config["routes"][0], "cost": cost}
+    return {**config, "routes": [route], "upstreams": {"main": {"targets": list(targets)}}}
+
+
+async def pay(port: int, key: str, answers: list[Answer], stop: asyncio.Event) -> None:
+    """Calls one after the other at a steady pace, each with an answer that must be whole."""
+    async with await Caller.open(port) as caller:
+        due = time.monotonic()
+        while not stop.is_set():
+            answers.append(await caller.call(request(key)))
+            due += CONNECTIONS / CALLS_PER_SECOND
+            await asyncio.sleep(max(0, due - time.monotonic()))
+
+
+async def change_under_load(running: Gateway, key: str, config: dict, upstreams: list[Upstream]) -> list[Answer]:
+    answers: list[Answer] = []
+    stop = asyncio.Event()
+    callers = [asyncio.create_task(pay(running.port, key, answers, stop)) for _ in range(CONNECTIONS)]
+    for number in range(1, RELOADS + 1):
+        if number in BROKEN:
+            write(running, "routes: [{path: /call/x")
+        else:
+            write(running, priced(config, number, upstreams[number % len(upstreams)].url))
+        done = len(answers)
+        running.signal(signal.SIGHUP)
+        told = await asyncio.to_thread(until, lambda number=number: reloads(running) == number)
+        assert told
+        await until_async(lambda done=done: len(answers) > done + CONNECTIONS)
+    stop.set()
+    await asyncio.gather(*callers)
+    return answers
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_reloads_under_load_fail_no_call_and_each_pays_the_price_it_was_matched_with(tmp_path: Path, workers: int):
+    with Upstream() as one, Upstream() as other:
+        config = settings(tmp_path, one.url, server={"workers": workers, "watch_config": False}, log={"access": False})
+        with gateway(tmp_path, config) as running:
+            secret, _ = running.create_key(100_000_000)
+            running.start()
+            answers = asyncio.run(change_under_load(running, secret, config, [one, other]))
+            assert gauge(running, 'gateway_config_reloads_total{result="refused"}') == len(BROKEN)
+            assert running.stop() == 0
+        assert [answer for answer in answers if answer.status != 200 or not answer.whole] == []
+        asked = {seen.request_id: int(seen.get("x-gateway-cost")) for seen in (*one.seen, *other.seen)}
+        charged = Books(running.database).charged
+        told = {answer.request_id: answer.cost for answer in answers}
+        assert told == asked == charged
+        assert len(told) == len(answers)
+        prices = Counter(told.values())
+        assert set(prices) == {1, *range(1, RELOADS + 1)} - BROKEN
+        assert open_holds(running.database) == 0
+        print(f"{workers} workers: {RELOADS} reloads, {len(answers)} calls, {len(prices)} prices, 0 failed")
+
+
+def ready(running: Gateway) -> dict:
+    answer = httpx.get(f"http://127.0.0.1:{running.port}/readyz")
+    return {"status": answer.status_code, **answer.json()["checks"].get("config", {})}
+
+
+def price(running: Gateway) -> int:
+    return httpx.get(f"http://127.0.0.1:{running.port}/pricing").json()["routes"][0]["cost"]
+
+
+def test_files_are_watched_and_a_bad_one_changes_nothing_and_says_so(tmp_path: Path):
+    """Kubernetes' way to change a mounted file: `..data`, a link to a directory, is replaced by another one."""
+    with Upstream() as upstream:
+        config = settings(tmp_path, upstream.url, server={"workers": 2}, log={"access": False})
+        secret_file = tmp_path / "token"
+        secret_file.write_text("a-first-token")
+        secret_file.chmod(0o600)
+        config["identity"] = {"admin_token": f"${{file:{secret_file}}}"}
+        with gateway(tmp_path, config) as running:
+            mounted = running.config_file
+            mount(mounted, config, "first")
+            running.create_key(1)  # the database is there before two workers want to make it
+            running.start()
+            assert price(running) == 1
+            mount(mounted, priced(config, 7, upstream.url), "second")
+            until(lambda: price(running) == 7)
+            until(lambda: prices_of_all(running) == {7})
+
+            mount(mounted, "routes: 5\nadmin_token: a-first-token", "broken")
+            until(lambda: ready(running).get("ok") is False)
+            assert ready(running)["status"] == 200
+            assert gauge(running, "gateway_config_last_reload_success ") == 0
+            assert prices_of_all(running) == {7}
+
+            # A worker that dies now comes back with what is in force, not with the broken file.
+            victim = running.workers()[0]
+            victim.kill()
+            until(
+                lambda: len(running.workers()) == 2 and victim.pid not in [worker.pid for worker in running.workers()]
+            )
+            until(lambda: gauge(running, "gateway_workers") == 2)
+            assert prices_of_all(running) == {7}
+            assert ready(running).get("ok") is False
+
+            mount(mounted, priced(config, 8, upstream.url), "third")
+            until(lambda: prices_of_all(running) == {8} and ready(running).get("ok") is True)
+            secret_file.write_text("a-second-token")
+            until(lambda: "admin_token" in running.errors)
+            until(lambda: listed(running, "a-second-token") == 200)
+            assert running.stop() == 0
+        assert "a-second-token" not in running.errors
+        assert "a-first-token" not in running.errors
+
+
+def mount(file: Path, config: object, version: str) -> None:
+    directory = file.with_name(version)
+    directory.mkdir()
+    (directory / "config").write_text(config if isinstance(config, str) else json.dumps(config))
+    data = file.with_name("..data")
+    fresh = file.with_name("..fresh")
+    fresh.symlink_to(version)
+    fresh.replace(data)
+    if not file.is_symlink():
+        file.unlink()
+        file.symlink_to(Path("..data") / "config")
+
+
+def prices_of_all(running: Gateway) -> set[int]:
+    """What several connections are told: each worker takes some of them."""
+    return {price(running) for _ in range(8)}
+
+
+def listed(running: Gateway, token: str) -> int:
+    with contextlib.suppress(httpx.HTTPError):
+        headers = {"authorization": f"Bearer {token}"}
+        return httpx.get(f"http://127.0.0.1:{running.port}/api-keys", headers=headers).status_code
+    return 0
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_change_that_needs_a_restart_is_refused_whole_and_named(tmp_path: Path, workers: int):
+    with Upstream() as upstream:
+        config = settings(tmp_path, upstream.url, server={"workers": workers, "watch_config": False})
+        with gateway(tmp_path, config) as running:
+            running.create_key(1)
+            running.start()
+            changed = priced(config, 9, upstream.url)
+            changed["server"] = {**changed["server"], "port": 1, "workers": 3}
+            changed["database"] = {"url": "sqlite:////elsewhere.db"}
+            write(running, changed)
+            running.signal(signal.SIGHUP)
+            until(lambda: "config not reloaded" in running.errors)
+            for key in ("server.port", "server.workers", "database.url"):
+                assert f"{key} can't change without a restart" in running.errors
+            assert price(running) == 1
+
+            write(running, priced(config, 9, upstream.url))
+            running.signal(signal.SIGHUP)
+            until(lambda: prices_of_all(running) == {9})
+            assert "routes[POST /call/{what}].cost: 1 -> 9" in running.errors
+            assert running.stop() == 0
+
+
+def test_a_call_in_flight_keeps_its_upstream_which_closes_after_it(tmp_path: Path):
+    """The old target is drained: its last call ends well, then no connection to it is left."""
+    with Upstream() as old, Upstream() as new:
+        old.chunks, old.pause_seconds = 10, 0.2
+        config = settings(tmp_path, old.url, server={"watch_config": False}, log={"access": False})
+        with gateway(tmp_path, config) as running:
+            secret, _ = running.create_key(1_000)
+            running.start()
+
+            async def run() -> tuple[Answer, Answer]:
+                async with await Caller.open(running.port) as first, await Caller.open(running.port) as second:
+                    streaming = asyncio.create_task(first.call(request(secret, "stream")))
+                    await until_async(lambda: old.answered)
+                    write(running, priced(config, 5, new.url))
+                    running.signal(signal.SIGHUP)
+                    await asyncio.to_thread(until, lambda: reloads(running) == 1)
+                    after = await second.call(request(secret))
+                    assert not streaming.done()
+                    return await streaming, after
+
+            before, after = asyncio.run(run())
+            assert (before.status, before.whole, before.cost) == (200, True, 1)
+            assert (after.status, after.cost) == (200, 5)
+            assert len(old.seen) == 1
+            assert len(new.seen) == 1
+            assert running.process is not None
+            until(lambda: not connections_to(running.process.pid, old.port))
+            assert connections_to(running.process.pid, new.port)
+            assert running.stop() == 0
+
+
+def connections_to(pid: int, port: int) -> list[object]:
+    import psutil
+
+    return [
+        connection
+        for connection in psutil.Process(pid).net_connections("tcp")
+        if connection.raddr and connection.raddr.port == port and connection.status == "ESTABLISHED"
+    ]
