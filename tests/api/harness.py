@@ -196,9 +196,18 @@ class Answer:
 class Api:
     """One process's control plane. `call("POST /api-keys", {…}, admin=True)`."""
 
-    def __init__(self, provider: Any, control: ControlPlane, app: App, billing: FakeBilling | None, metrics: Metrics):
+    def __init__(
+        self,
+        provider: Any,
+        control: ControlPlane,
+        background: Background,
+        app: App,
+        billing: FakeBilling | None,
+        metrics: Metrics,
+    ):
         self.provider = provider
         self.control = control
+        self.background = background
         self.app = app
         self.billing = billing
         self.metrics = metrics
@@ -265,7 +274,7 @@ async def open_api(
             background,
         )
         stack.push_async_callback(background.aclose)
-        api = Api(provider, control, app, billing, metrics)
+        api = Api(provider, control, background, app, billing, metrics)
         stack.push_async_callback(api.client.aclose)
         yield api
 

@@ -265,7 +265,7 @@ def test_a_caller_who_leaves_does_not_leave_an_adjustment_half_done(with_api):
         )
         await asyncio.sleep(0.005)
         call.cancel()
-        await api.control.aclose()
+        await api.background.aclose()
         again = await api.call(
             "POST /credits/adjustments", adjustment(key_id, 7), admin=True, once="left-in-the-middle"
         )

@@ -8,13 +8,15 @@ from typing import Any
 
 import pytest
 
-from gateway.api.build import operations_of
+from gateway.api.build import described
+from gateway.api.description import Description
 from gateway.api.operation import AnyOperation, Asked
 from gateway.config.tree import Config
 from tests.api.harness import SIGNUP_CREDITS
 from tests.api.test_keys import ODD_USER_IDS
 
-OPERATIONS = operations_of(Config(), None, None)
+OURS = described(Config(), None, None)
+OPERATIONS = [*OURS, *Description(OURS).operations()]
 NUMBERS = {
     "0": 0,
     "-1": -1,

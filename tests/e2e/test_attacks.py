@@ -241,7 +241,7 @@ def test_no_key_is_found_anywhere_but_with_its_caller(target):
         "in a bad head": f"GET /echo/x HTTP/1.1\r\nHost: a\r\n{bearer}X-Bad : {key}\r\n\r\n",
     }
     replies = b"".join(target.attack(data.encode()).replies for data in requests.values())
-    request = b"GET /metrics HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+    request = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
     with socket.create_connection(("127.0.0.1", target.running.admin_port)) as ops:
         ops.sendall(request)
         metrics = b"".join(iter(lambda: ops.recv(65_536), b""))

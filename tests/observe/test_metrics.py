@@ -89,7 +89,7 @@ REQUESTS = ("requests_total", "method=POST", "route=/v1/personas", "status=200")
 
 
 def test_what_the_server_refuses_counts_with_what_the_proxy_refuses(metrics):
-    listener = SimpleNamespace(connections_open=3, refusals={"bad-request": 1})
+    listener = SimpleNamespace(connections_open=3, refusals={"bad-request": 1}, intake=None)
     Gateway(Config(), metrics).watch(listener)
     listener.refusals["bad-request"] += 1
     listener.refusals["request-timeout"] = 4
@@ -152,7 +152,7 @@ def test_callers_can_not_make_up_series(metrics):
 
 def test_no_label_can_carry_a_key_a_user_or_a_path():
     labels = {label for family in FAMILIES.values() for label in family.labels}
-    assert labels <= {"route", "method", "status", "reason", "upstream", "result"}
+    assert labels <= {"route", "method", "status", "reason", "upstream", "target", "result"}
 
 
 def test_counters_histograms_and_gauges_of_others_are_exposed(metrics):

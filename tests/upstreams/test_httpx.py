@@ -131,7 +131,7 @@ def test_cookies_of_one_answer_are_not_sent_with_the_next_request(upstream: Scri
             await read_all(await transport.send(get("set-cookie")))
             await read_all(await transport.send(get("ok")))
             assert upstream.seen[1].header("cookie") == []
-            assert list(transport._destinations.all[0].client.cookies.jar) == []
+            assert list(transport.members[0].transport._destination.client.cookies.jar) == []
 
     run(main)
 
