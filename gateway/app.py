@@ -35,6 +35,7 @@ from gateway.credits.unkey.provider import UnkeyProvider, UnkeySettings
 from gateway.database.checkpoint import Checkpointer
 from gateway.database.engine import Database, open_database
 from gateway.database.moving.bookmark import refuse_unfinished
+from gateway.database.sqlite import SqliteDatabase
 from gateway.deadlines import Deadlines
 from gateway.errors import BillingNotConfigured, Conflict, GatewayError
 from gateway.gauges import commit_counter, gauges, reload_gauges
@@ -250,9 +251,10 @@ async def _open_database(config: Config, stack: AsyncExitStack) -> Database:
     database = await asyncio.to_thread(open_database, config.database.url.get_secret_value())
     stack.push_async_callback(database.aclose)
     await database.read(refuse_unfinished)
-    checkpointer = Checkpointer(database.path)
-    checkpointer.open()
-    stack.push_async_callback(asyncio.to_thread, checkpointer.close)
+    if isinstance(database, SqliteDatabase):
+        checkpointer = Checkpointer(database.path)
+        checkpointer.open()
+        stack.push_async_callback(asyncio.to_thread, checkpointer.close)
     return database
 
 

@@ -48,7 +48,7 @@ def begin(
     fingerprint, and an `owned_until` that has passed.
     """
     _purge(connection, now)
-    row = connection.execute(select(requests).where(requests.c.lookup == lookup)).first()
+    row = connection.execute(select(requests).where(requests.c.lookup == lookup).with_for_update()).first()
     if row is not None and row.created_at < now - KEEP_MS:
         connection.execute(delete(requests).where(requests.c.lookup == lookup))
         row = None
@@ -88,6 +88,7 @@ def _write(connection: Connection, lookup: bytes, owner: bytes, values: dict[str
 def _purge(connection: Connection, now: int) -> None:
     """Forget what is old, some of it at each look: what comes in goes out."""
     old = select(requests.c.lookup).where(requests.c.created_at < now - KEEP_MS).limit(PURGE_ROWS)
+    old = old.with_for_update(skip_locked=True)
     connection.execute(delete(requests).where(requests.c.lookup.in_(old)))
 
 
@@ -96,4 +97,5 @@ def _make_room(connection: Connection, identity: bytes) -> None:
     count = connection.execute(select(func.count()).select_from(requests).where(mine)).scalar_one()
     if count >= IDENTITY_ROWS_MAX:
         oldest = select(requests.c.lookup).where(mine).order_by(requests.c.created_at).limit(PURGE_ROWS)
+        oldest = oldest.with_for_update(skip_locked=True)
         connection.execute(delete(requests).where(requests.c.lookup.in_(oldest)))

@@ -13,9 +13,11 @@ from gateway.database.billing_tables import accounts
 from gateway.database.insert import insert_once
 
 
-def read_debt(connection: Connection, order: Order) -> int:
-    """Credits that the order's buyer owes."""
-    return int(connection.execute(select(accounts.c.debt).where(_of(order))).scalar() or 0)
+def lock(connection: Connection, order: Order) -> int:
+    """Credits that the order's buyer owes; that stays so until the transaction ends. Order, account, key: in this order
+    they are locked by whoever moves credits of an order."""
+    _open(connection, order.user_id, livemode=order.livemode)
+    return int(connection.execute(select(accounts.c.debt).where(_of(order)).with_for_update()).scalar_one())
 
 
 def add_debt(connection: Connection, order: Order, credits: int) -> None:

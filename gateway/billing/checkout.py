@@ -142,14 +142,15 @@ def _check_same(order: Order, sale: Sale, key_id: str) -> None:
 
 
 def _attach(connection: Connection, order_id: str, checkout_id: str, url: str) -> None:
-    order = orders.must_find(connection, order_id)
-    if order.checkout_id is None:  # else a webhook was quicker
+    order = orders.lock(connection, order_id)
+    if order is not None and order.checkout_id is None:  # else a webhook was quicker
         orders.attach(connection, order, checkout_id, url)
 
 
 def _fail(connection: Connection, order_id: str, cause: str, *, is_customer: bool) -> None:
     """`is_customer`: because of the customer, who was deleted at Stripe. The next order makes a new one."""
-    order = orders.must_find(connection, order_id)
+    order = orders.lock(connection, order_id)
+    assert order is not None
     if order.state is State.created:
         orders.move(connection, order, State.failed, cause=cause)
     if is_customer:

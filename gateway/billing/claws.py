@@ -25,13 +25,14 @@ logger = logging.getLogger("gateway.billing")
 
 def claw(connection: Connection, provider: CreditsProvider, order: Order, credits: int, reference: str) -> None:
     """Take credits of the order back; what is not there any more is owed."""
+    accounts.lock(connection, order)
     taken = _take(connection, provider, order, credits, f"refund or dispute of {order.id}", reference)
     accounts.add_debt(connection, order, credits - taken)
 
 
 def reinstate(connection: Connection, provider: CreditsProvider, order: Order, credits: int, reference: str) -> None:
     """Give credits of the order back; what its buyer owes comes first."""
-    paid = min(credits, accounts.read_debt(connection, order))
+    paid = min(credits, accounts.lock(connection, order))
     accounts.add_debt(connection, order, -paid)
     if credits == paid:
         return
@@ -46,7 +47,7 @@ def reinstate(connection: Connection, provider: CreditsProvider, order: Order, c
 
 def net_debt(connection: Connection, provider: CreditsProvider, order: Order) -> None:
     """Pay what the buyer owes with the credits that the order has just brought."""
-    owed = min(order.credits, accounts.read_debt(connection, order))
+    owed = min(order.credits, accounts.lock(connection, order))
     if owed:
         taken = _take(connection, provider, order, owed, "owed for what was refunded", f"debt:{order.reference}")
         accounts.add_debt(connection, order, -taken)
@@ -63,11 +64,10 @@ def settle(connection: Connection, provider: CreditsProvider, reference: str) ->
     progress = provider.progress_in(connection, reference)
     if progress is not None and progress.state not in {"applied", "failed"}:
         return False
-    order_id = connection.execute(select(claws.c.order_id).where(claws.c.reference == reference)).scalar()
-    if order_id is not None:
-        connection.execute(delete(claws).where(claws.c.reference == reference))
-        if progress is not None and progress.shortfall:
-            accounts.add_debt(connection, orders.must_find(connection, order_id), progress.shortfall)
+    mine = delete(claws).where(claws.c.reference == reference).returning(claws.c.order_id)
+    order_id = connection.execute(mine).scalar()  # None: another process was quicker
+    if order_id is not None and progress is not None and progress.shortfall:
+        accounts.add_debt(connection, orders.must_find(connection, order_id), progress.shortfall)
     return True
 
 

@@ -9,7 +9,7 @@ import logging
 
 from sqlalchemy import Connection
 
-from gateway.billing import claws, orders
+from gateway.billing import accounts, claws, orders
 from gateway.billing.orders import Order, State
 from gateway.billing.outbox import Outbox
 from gateway.credits.provider import CreditsProvider
@@ -32,6 +32,7 @@ class Crediting:
     def credit(self, connection: Connection, order: Order, payment_id: str | None) -> Order:
         """Give the order its credits, once. Where they can't be given it is one for a person; an order that a person
         has decided over raises Invalid or Conflict instead."""
+        accounts.lock(connection, order)
         reference = self._free_reference(connection, order)
         reason = f"{order.quantity} × {order.pack}"
         try:

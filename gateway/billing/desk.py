@@ -64,7 +64,7 @@ class OrderDesk:
         return await self.find_event(event_id)
 
     def _resolve(self, connection: Connection, order_id: str, word: str) -> Order | None:
-        order = orders.find(connection, order_id)
+        order = orders.lock(connection, order_id)
         if order is None:
             return None
         if word == "fulfil":

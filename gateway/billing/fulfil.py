@@ -52,9 +52,12 @@ class Fulfilment:
         return order
 
     def _settle(self, connection: Connection, checkout: StripeCheckout) -> Order | None:
-        order = _match(connection, checkout)
+        matched = _match(connection, checkout)
+        order = orders.lock(connection, matched.id) if matched is not None else None
         if order is None or not order.is_open:
             return order
+        if order.checkout_id not in {None, checkout.id}:  # it got another just now
+            return self._settle(connection, checkout)
         if order.checkout_id is None:
             order = orders.attach(connection, order, checkout.id, checkout.url)
         if checkout.status == "expired":

@@ -80,7 +80,7 @@ def claim(connection: Connection, owner: str, until: int, limit: int) -> Sequenc
     due = stripe_events.c.state == "new", stripe_events.c.due_at <= now_ms()
     query = select(stripe_events).where(*due).order_by(stripe_events.c.due_at).limit(limit)
     by_object: dict[str, list[Row[Any]]] = defaultdict(list)
-    for row in connection.execute(query).all():
+    for row in connection.execute(query.with_for_update(skip_locked=True)).all():
         by_object[row.object_id].append(row)
     for rows in by_object.values():
         ids = [row.id for row in rows]

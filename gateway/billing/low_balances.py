@@ -6,18 +6,19 @@ what is left on them: what is told is what the last entry says, open holds not c
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from sqlalchemy import Connection, delete, func, select, update
+from sqlalchemy import Connection, delete, select, update
 
 from gateway.billing import leases
 from gateway.billing.outbox import Outbox
 from gateway.database.billing_tables import low_keys
 from gateway.database.engine import Database
-from gateway.database.insert import insert_once
+from gateway.database.insert import has_passed, insert_once, read_fence
 from gateway.database.tables import entries, keys
 
 logger = logging.getLogger("gateway.billing")
@@ -28,6 +29,8 @@ ENTRIES_AT_ONCE = 20_000
 """Of the ledger, in one look: calls wait for nobody who only reads, but a long read keeps the log from being copied."""
 KEYS_AT_ONCE = 500
 EXHAUSTED = 0
+FENCE_SECONDS = 0.05
+FENCE_LOOKS = 40
 
 
 class LowBalances:
@@ -57,7 +60,10 @@ class LowBalances:
 
     async def _look(self) -> bool:
         """One stretch of the ledger. False at its end."""
-        start, end, numbers = await self._database.read(_read_moved)
+        behind = await self._behind()
+        if behind is None:
+            return False
+        start, end, numbers = await self._database.read(partial(_read_moved, behind=behind))
         for at in range(0, len(numbers), KEYS_AT_ONCE):
             some = numbers[at : at + KEYS_AT_ONCE]
             crossed = await self._database.read(partial(self._find_crossed, numbers=some))
@@ -66,6 +72,16 @@ class LowBalances:
         if end > start:
             await self._database.transaction(partial(leases.move_position, name=LEASE, position=end))
         return end - start >= ENTRIES_AT_ONCE and bool(numbers)
+
+    async def _behind(self) -> int | None:
+        """Behind which entry nothing can appear any more. None: that takes too long, so look another time."""
+        # Not a read: its one snapshot would be older than the last number.
+        last, fence = await self._database.transaction(read_fence)
+        for _ in range(FENCE_LOOKS):
+            if await self._database.transaction(partial(has_passed, fence=fence)):
+                return last + 1
+            await asyncio.sleep(FENCE_SECONDS)
+        return None
 
     def _find_crossed(self, connection: Connection, numbers: Sequence[int]) -> list[Any]:
         """Of these keys, those whose lowest threshold is not the one that was told."""
@@ -99,9 +115,8 @@ class LowBalances:
                     self._outbox.tell(connection, "credits.low", members | {"threshold": threshold})
 
 
-def _read_moved(connection: Connection) -> tuple[int, int, list[int]]:
+def _read_moved(connection: Connection, behind: int) -> tuple[int, int, list[int]]:
     """From which entry on, up to which, and the keys they are of. The first look ever begins at the ledger's end."""
-    behind = int(connection.execute(select(func.coalesce(func.max(entries.c.id), 0))).scalar_one()) + 1
     start = leases.read_position(connection, LEASE)
     if not start:
         return 0, behind, []

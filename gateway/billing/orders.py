@@ -138,6 +138,12 @@ def must_find(connection: Connection, order_id: str) -> Order:
     return _order(connection.execute(select(orders).where(orders.c.id == order_id)).one())
 
 
+def lock(connection: Connection, order_id: str) -> Order | None:
+    """The order as it is and stays until the transaction ends. It is locked before account and key."""
+    row = connection.execute(select(orders).where(orders.c.id == order_id).with_for_update()).first()
+    return None if row is None else _order(row)
+
+
 def find_by_checkout(connection: Connection, checkout_id: str) -> Order | None:
     return _first(connection, orders.c.checkout_id == checkout_id)
 
@@ -210,7 +216,8 @@ def has_disputed(connection: Connection, user_id: str, *, livemode: bool) -> boo
 def read_abandoned(connection: Connection, before: int) -> Sequence[Order]:
     """Orders older than that, of which Stripe never told us a checkout."""
     lost = orders.c.state == State.created.value, orders.c.checkout_id.is_(None), orders.c.created_at < before
-    return _all(connection, *lost, limit=1000)
+    query = select(orders).where(*lost).order_by(orders.c.created_at, orders.c.id).limit(1000)
+    return [_order(row) for row in connection.execute(query.with_for_update(skip_locked=True))]
 
 
 def list_orders(connection: Connection, *, is_all: bool, limit: int) -> Sequence[Order]:

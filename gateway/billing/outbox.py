@@ -63,7 +63,8 @@ class Outbox:
 def claim(connection: Connection, until: int, limit: int) -> Sequence[Notification]:
     """Notifications that are due, ours until that time."""
     due = select(notifications).where(notifications.c.state == "new", notifications.c.due_at <= now_ms())
-    rows = connection.execute(due.order_by(notifications.c.due_at).limit(limit)).all()
+    due = due.order_by(notifications.c.due_at).limit(limit).with_for_update(skip_locked=True)
+    rows = connection.execute(due).all()
     ids = [row.id for row in rows]
     connection.execute(update(notifications).where(notifications.c.id.in_(ids)).values(due_at=until))
     return [Notification(row.id, row.type, row.payload, row.attempts) for row in rows]

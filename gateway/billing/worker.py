@@ -107,8 +107,8 @@ class FollowUp:
             after = page[-1].id
 
     def _arrived(self, connection: Connection, order_id: str) -> None:
-        order = orders.must_find(connection, order_id)
-        if order.state is State.paid:
+        order = orders.lock(connection, order_id)
+        if order is not None and order.state is State.paid:
             self._crediting.arrive(connection, order)
 
     async def _settle_claws(self) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gateway.cli.migrate import migrate
 from gateway.cli.options import DEFAULT_CONFIG, ConfigFile, load, wiring_of, with_provider
 from gateway.cli.output import shown_credits
 from gateway.cli.serve import Host, Port, with_server
@@ -55,8 +56,11 @@ def dev(
     from gateway.cli.keeper import keeper
     from gateway.cli.persona import persona_service
     from gateway.cli.shop import send_webhooks, shop
+    from gateway.database.engine import is_postgres
 
     loaded = with_server(load(context, config), host=host, port=port)
+    if is_postgres(loaded.database.url.get_secret_value()):
+        migrate(context, config)
     amount = loaded.credits.signup_credits
     with (
         keeper(loaded, provider) as (kept, unkey),

@@ -16,6 +16,7 @@ from gateway.cli import credits as credits_group
 from gateway.cli.dev import dev
 from gateway.cli.doctor import doctor
 from gateway.cli.failure import FAILED, exit_code_of
+from gateway.cli.migrate import migrate
 from gateway.cli.moving import export, import_
 from gateway.cli.options import AsJson, new_group
 from gateway.cli.output import print_json
@@ -32,6 +33,7 @@ config.add_commands(app)
 app.command()(reload)
 app.command()(top)
 app.command()(doctor)
+app.command()(migrate)
 app.add_typer(keys.group, name="keys")
 app.add_typer(credits_group.group, name="credits")
 app.add_typer(orders.group, name="orders")

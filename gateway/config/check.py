@@ -10,6 +10,7 @@ import base64
 import ipaddress
 import re
 from collections.abc import Iterator
+from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
@@ -81,12 +82,23 @@ def _check_server(config: Config) -> Iterator[Finding]:
 def _check_database(config: Config) -> Iterator[Finding]:
     url = config.database.url.get_secret_value()
     path: Path = ("database", "url")
-    if url.startswith(("postgresql:", "postgresql+", "postgres:")):
-        yield Finding(path, "PostgreSQL is not in this version yet: use sqlite:///path.db")
+    if url.startswith(("postgresql:", "postgresql+psycopg:", "postgres:")):
+        if _lacks_database(url):
+            yield Finding(path, "expected postgresql://user:password@host/database")
     elif not url.startswith("sqlite:///") or "?" in url or url == "sqlite:///":
-        yield Finding(path, "expected sqlite:///relative/path.db or sqlite:////absolute/path.db")
+        yield Finding(
+            path, "expected sqlite:///path.db, sqlite:////absolute/path.db or postgresql://user:password@host/database"
+        )
     elif url.startswith("sqlite:///:memory:"):
         yield Finding(path, "a database in memory would forget what customers paid for: use sqlite:///path.db")
+
+
+def _lacks_database(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return True
+    return not parts.path.strip("/") or "/" in parts.path.strip("/") or not url.partition(":")[2].startswith("//")
 
 
 def _check_credits(config: Config) -> Iterator[Finding]:

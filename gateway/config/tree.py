@@ -98,7 +98,7 @@ class DatabaseSection(Section):
     """Where keys, holds and the ledger are kept."""
 
     url: SecretStr = SecretStr("sqlite:///data/gateway.db")
-    """sqlite:///relative/path.db or sqlite:////absolute/path.db."""
+    """sqlite:///path.db, sqlite:////absolute/path.db, or postgresql://user:password@host/database."""
     keep_days: Annotated[int, Field(strict=True, ge=1, le=3_650)] = 90
     """How long Stripe's events and notifications are kept once they are done with. Orders and the ledger stay."""
 

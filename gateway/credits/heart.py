@@ -21,6 +21,8 @@ from gateway.errors import GatewayError
 logger = logging.getLogger("gateway.credits")
 
 SIGN_OFF_SECONDS = 2.0
+RETRY_SECONDS = 1.0
+"""Between two beats while the database takes none: who sees us not ready is to see soon that we are again."""
 
 
 class Heart:
@@ -92,7 +94,7 @@ class Heart:
 
     async def _beat_for_ever(self, journal: Journal) -> None:
         while True:
-            await asyncio.sleep(self._beat_seconds)
+            await asyncio.sleep(min(self._beat_seconds, RETRY_SECONDS) if self._failing else self._beat_seconds)
             try:
                 await self._beat()
                 self._recovered()

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import sqlite3
 from collections import deque
 from collections.abc import Callable
 
@@ -23,6 +22,7 @@ from gateway.credits.batch import End, Take, Transaction
 from gateway.credits.committer import Committer
 from gateway.credits.pending import Batch, oldest
 from gateway.credits.provider import Hold, Policy
+from gateway.database.failure import Kind, kind_of
 from gateway.deadlines import NEVER, Deadlines
 from gateway.errors import CreditsUnavailable
 
@@ -164,6 +164,8 @@ class Journal:
         """
         if self._committing is not None:
             self._refuse_late(self._committing, now, "the database did not commit in time")
+            if self._committing.is_unsure:
+                self._trust(self._committing, now - self._timeout_seconds)
         self._give_up_waiting(now)
         self._set_deadline()
 
@@ -174,6 +176,15 @@ class Journal:
             for end in batch.ends:
                 if end.since <= late:
                     self._give_up(end)
+
+    @staticmethod
+    def _trust(batch: Batch, late: float) -> None:
+        """Of an end whose commit may or may not have been done, say that it was: it will be. Told otherwise, a caller
+        might have paid for an answer that he did not get."""
+        for end in batch.ends:
+            if end.since <= late and end.future is not None and not end.future.done():
+                end.hold.is_kept |= end.kept is None and end.is_answer
+                end.future.set_result(None)
 
     def _refuse_late(self, batch: Batch, now: float, cause: str) -> None:
         late = now - self._timeout_seconds
@@ -243,6 +254,11 @@ class Journal:
         batch.takes = [take for take in batch.takes if not take.future.done()]
         return batch if batch.size else self._next_batch()
 
+    def unsure(self) -> None:
+        """The thread's word that nobody knows what became of the commit under way: its connection broke."""
+        if self._committing is not None:
+            self._committing.is_unsure = True
+
     def _commit(self, batch: Batch) -> None:
         if self._transaction is None:
             self._transaction = self._open_transaction()
@@ -305,7 +321,8 @@ class Journal:
 
     def _failed(self, batch: Batch, failure: Exception) -> None:
         cause = f"{type(failure).__name__}: {failure}"
-        if _is_locked(failure):
+        kind = kind_of(failure)
+        if kind is Kind.busy:
             # Another process is at it. Those who wait go on waiting, each till its own deadline.
             if batch.is_suspect:
                 self._suspects.appendleft(batch)
@@ -314,7 +331,7 @@ class Journal:
                 self._waiting.ends[:0] = batch.ends
             self._give_up_waiting(self._loop.time())
             return
-        if not isinstance(failure, sqlite3.OperationalError):
+        if kind is Kind.refused:
             if batch.size > 1:
                 self._suspects.extend(batch.apart())
             else:
@@ -355,11 +372,8 @@ class Journal:
         since = min(oldest(self._waiting.takes), oldest(self._waiting.ends))
         if self._committing is not None:
             since = min(since, oldest(self._committing.takes))
+            if self._committing.is_unsure:
+                since = min(since, oldest(self._committing.ends))
         for batch in self._suspects:
             since = min(since, oldest(batch.takes), oldest(batch.ends))
         self.deadline = since + self._timeout_seconds
-
-
-def _is_locked(error: Exception) -> bool:
-    """Whether another process has the database: SQLITE_BUSY, or one of its extended codes."""
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY

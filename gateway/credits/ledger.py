@@ -9,10 +9,11 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, func, insert, select, update
 
 from gateway.credits.provider import CREDITS_MAX, ApiKey, Balance, Entry
 from gateway.credits.secrets import START_LENGTH, hash_secret, new_key_id
+from gateway.database.insert import next_entry_id
 from gateway.database.tables import entries, keys
 from gateway.errors import Conflict, Invalid
 
@@ -113,7 +114,7 @@ def grant(connection: Connection, key_id: str, amount: int, kind: str, reason: s
 
     Raises Invalid for an amount that can't be, Conflict for a reference that was used for something else.
     """
-    key = connection.execute(select(keys).where(keys.c.key_id == key_id)).first()
+    key = lock_key(connection, keys.c.key_id == key_id)
     if key is None:
         raise Invalid("There is no such key.", errors={"key_id": "unknown"})
     done = find_grant(connection, key, amount, kind, reference)
@@ -165,8 +166,9 @@ def append_entry(
     reference: str | None,
     balance_after: int | None,
 ) -> Entry:
-    """Write a row of the ledger and make it the key's newest. The balance is the caller's to move."""
-    number = connection.execute(select(func.coalesce(func.max(entries.c.id), 0))).scalar_one() + 1
+    """Write a row of the ledger and make it the key's newest. The balance is the caller's to move, and the key must be
+    locked (lock_key)."""
+    number = next_entry_id(connection)
     row = {
         "id": number,
         "key": key.id,
@@ -181,6 +183,12 @@ def append_entry(
     connection.execute(insert(entries).values(row))
     connection.execute(update(keys).where(keys.c.id == key.id).values(last_entry=number))
     return to_entry(connection.execute(select(entries).where(entries.c.id == number)).one())
+
+
+def lock_key(connection: Connection, condition: ColumnElement[bool]) -> Row[Any] | None:
+    """The key's row, as it is and stays until the transaction ends: whoever moves credits or writes an entry has it
+    locked. (SQLite has one writer anyway, and is not asked.)"""
+    return connection.execute(select(keys).where(condition).with_for_update()).first()
 
 
 def find_grant(connection: Connection, key: Row[Any], amount: int, kind: str, reference: str) -> Entry | None:

@@ -15,7 +15,7 @@ from hashlib import sha256
 from sqlalchemy import Connection
 
 from gateway.credits import instances, ledger, sales
-from gateway.credits.batch import Transaction
+from gateway.credits.batch import HOLDS, Transaction
 from gateway.credits.checks import check_credits, check_grant, check_name, check_permissions, check_user_id
 from gateway.credits.heart import Heart
 from gateway.credits.journal import Journal
@@ -32,7 +32,8 @@ from gateway.credits.provider import (
 )
 from gateway.credits.rate_windows import Pruner
 from gateway.credits.secrets import PREFIX, new_secret
-from gateway.database.engine import Database, connect_sqlite
+from gateway.credits.store import open_store
+from gateway.database.engine import Database
 from gateway.database.tables import HOLDS_PER_INSTANCE
 from gateway.deadlines import Deadlines
 from gateway.errors import InvalidKey
@@ -208,10 +209,8 @@ class LocalProvider:
         return await self._database.read(sales.list_drift)
 
     def _open_transaction(self) -> Transaction:
-        connection = connect_sqlite(self._database.path, synchronous="NORMAL")
         return Transaction(
-            connection,
-            self._database.files,
+            open_store(self._database, HOLDS, self.journal.unsure),
             lambda: self.heart.instance * HOLDS_PER_INSTANCE + 1,
             checkout=self._settings.checkout,
         )

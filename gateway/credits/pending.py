@@ -11,12 +11,13 @@ from gateway.deadlines import NEVER
 class Batch:
     """What the next transaction does, in the order in which it was asked for."""
 
-    __slots__ = ("ends", "is_suspect", "takes")
+    __slots__ = ("ends", "is_suspect", "is_unsure", "takes")
 
     def __init__(self) -> None:
         self.takes: list[Take] = []
         self.ends: list[End] = []
         self.is_suspect = False
+        self.is_unsure = False
 
     @property
     def size(self) -> int:

@@ -19,14 +19,11 @@ from typing import Any
 
 from sqlalchemy import Connection, RowMapping, and_, bindparam, delete, or_, select
 
-from gateway.credits.statements import by_count, rows
+from gateway.credits.store import Place
 from gateway.database.engine import Database
 from gateway.database.tables import rate_windows as table
 from gateway.errors import CreditsUnavailable, RateLimited
 from gateway.quota import Quota
-
-Place = tuple[int, str, int]
-"""Where a window is counted: the key's number, the limit's name, the length in milliseconds."""
 
 PRUNE_SECONDS = 60.0
 PRUNE_MAX = 1_000
@@ -66,13 +63,15 @@ class Window:
 class RateWindows:
     """The windows that one transaction is about."""
 
-    def __init__(self, execute: Callable[..., Any], places: Iterable[Place], now: int) -> None:
-        self._execute = execute
+    def __init__(
+        self, read: Callable[[Sequence[Place]], Sequence[Sequence[Any]]], places: Iterable[Place], now: int
+    ) -> None:
         self._now = now
         self._windows = {place: Window(place[2]) for place in places}
         self._changed: dict[Place, Window] = {}
         if self._windows:
-            self._load()
+            for key, name, length_ms, *counts in read(list(self._windows)):
+                self._windows[key, name, length_ms] = Window(length_ms, *counts)
 
     def take(self, place: Place, limit: int) -> RateLimited | None:
         """Count a call, or say why it is one too many."""
@@ -89,18 +88,12 @@ class RateWindows:
         window, now = self._windows[place], self._now
         return Quota("key", limit, place[2] // 1000, max(0, limit - window.used(now)), window.seconds_left(now))
 
-    def write(self) -> None:
-        """Put what was counted into the database."""
-        if self._changed:
-            values: list[int | str] = []
-            for place, window in self._changed.items():
-                values += (*place, window.start, window.count, window.previous)
-            self._execute(_sql_write(len(self._changed)), values)
-
-    def _load(self) -> None:
-        values = [value for place in self._windows for value in place]
-        for key, name, length_ms, *counts in self._execute(_sql_load(len(self._windows)), values):
-            self._windows[key, name, length_ms] = Window(length_ms, *counts)
+    def write(self, values: list[Any]) -> None:
+        """Put down what was counted, in one order for all: of two who write the same rows none is to wait for the other
+        who waits for him."""
+        for place in sorted(self._changed):
+            window = self._changed[place]
+            values += (*place, window.start, window.count, window.previous)
 
 
 class Pruner:
@@ -130,7 +123,8 @@ def find_stale(connection: Connection, now: int, most: int = PRUNE_MAX) -> Seque
     """Rows whose calls count for nothing now: they ended a whole length ago, or lie ahead of a clock set back."""
     age = now - table.c.start
     nothing = or_(age >= 2 * table.c.window_ms, age <= -2 * table.c.window_ms)
-    query = select(table.c.key, table.c.name, table.c.window_ms, table.c.start).where(nothing).limit(most)
+    place = table.c.key, table.c.name, table.c.window_ms
+    query = select(*place, table.c.start).where(nothing).order_by(*place).limit(most)
     return connection.execute(query).mappings().all()
 
 
@@ -139,22 +133,3 @@ def delete_stale(connection: Connection, stale: Sequence[RowMapping]) -> None:
     unchanged = and_(*(table.c[name] == bindparam(f"found_{name}") for name in stale[0]))
     found = [{f"found_{name}": value for name, value in row.items()} for row in stale]
     connection.execute(delete(table).where(unchanged), found)
-
-
-@by_count
-def _sql_load(count: int) -> str:
-    # As a join in this order, for SQLite answers (a, b, c) IN (VALUES …) by reading the whole table.
-    return (
-        f"WITH wanted (key, name, window_ms) AS (VALUES {rows(count, '(?,?,?)')})"
-        " SELECT w.key, w.name, w.window_ms, r.start, r.count, r.previous FROM wanted w CROSS JOIN rate_windows r"
-        " ON r.key = w.key AND r.name = w.name AND r.window_ms = w.window_ms"
-    )
-
-
-@by_count
-def _sql_write(count: int) -> str:
-    return (
-        "INSERT INTO rate_windows (key, name, window_ms, start, count, previous)"
-        f" VALUES {rows(count, '(?,?,?,?,?,?)')} ON CONFLICT DO UPDATE"
-        " SET start = excluded.start, count = excluded.count, previous = excluded.previous"
-    )

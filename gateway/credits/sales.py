@@ -67,8 +67,8 @@ def list_drift(connection: Connection) -> Sequence[Drift]:
 
 
 def find_key(connection: Connection, key_id: str) -> Row[Any]:
-    """The key's row. Raises Invalid."""
-    key = connection.execute(select(keys).where(keys.c.key_id == key_id)).first()
+    """The key's row, locked. Raises Invalid."""
+    key = ledger.lock_key(connection, keys.c.key_id == key_id)
     if key is None:
         raise unknown()
     return key

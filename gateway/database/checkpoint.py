@@ -12,7 +12,7 @@ import sqlite3
 import threading
 from pathlib import Path
 
-from gateway.database.engine import connect_sqlite
+from gateway.database.sqlite import connect_sqlite
 
 logger = logging.getLogger("gateway.database")
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from gateway.database.engine import BUSY_TIMEOUT_MS, DatabaseError
+from gateway.database.engine import DatabaseError
+from gateway.database.sqlite import BUSY_TIMEOUT_MS
 from gateway.database.tables import HOLDS_PER_INSTANCE
 
 STEPS = 100_000

@@ -1,4 +1,4 @@
-"""Bring the schema up to date, safely when several processes start at once.
+"""Bring the schema up to date, safely when several processes start at once; or say that it is not.
 
 Alembic is imported where there is something to migrate: nearly every start finds the schema as it should be, and
 should not wait for it.
@@ -14,8 +14,11 @@ from sqlalchemy.exc import OperationalError
 if TYPE_CHECKING:
     from alembic.config import Config
 
-HEAD = "0005"
+HEAD = "0006"
 """The newest revision in migrations/versions."""
+MIGRATION_LOCK = 0x6761_7465_7761_7900
+"""PostgreSQL's advisory lock of whoever migrates: `gateway` in ASCII."""
+HOW = "run `gateway migrate` once, with the gateway of this version"
 
 
 class SchemaTooNew(OperationalError):
@@ -25,12 +28,22 @@ class SchemaTooNew(OperationalError):
         super().__init__(None, None, Exception(f"made by a newer gateway (schema {found}); start that version instead"))
 
 
-def migrate(connection: Connection) -> None:
+class SchemaTooOld(OperationalError):
+    """There is no schema, or an older one, and it is not for whoever found it to change that."""
+
+    def __init__(self, found: str | None) -> None:
+        what = "no tables yet" if found is None else f"schema {found}, older than this version's"
+        super().__init__(None, None, Exception(f"{what}: {HOW}"))
+
+
+def migrate(connection: Connection) -> str | None:
     """Apply what is missing, inside the caller's write transaction: of several processes the first to get the lock
-    migrates, the others then find nothing to do."""
+    migrates, the others then find nothing to do. Returns the revision that was found."""
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({MIGRATION_LOCK})")
     found = _read_revision(connection)
     if found == HEAD:
-        return
+        return found
     if found is not None and found not in known_revisions():
         raise SchemaTooNew(found)
     from alembic import command
@@ -38,6 +51,17 @@ def migrate(connection: Connection) -> None:
     config = _config()
     config.attributes["connection"] = connection
     command.upgrade(config, "head")
+    return found
+
+
+def check_schema(connection: Connection) -> None:
+    """Raises SchemaTooNew, SchemaTooOld."""
+    found = _read_revision(connection)
+    if found == HEAD:
+        return
+    if found is not None and found not in known_revisions():
+        raise SchemaTooNew(found)
+    raise SchemaTooOld(found)
 
 
 def _read_revision(connection: Connection) -> str | None:

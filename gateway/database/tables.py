@@ -16,33 +16,21 @@ What holds at all times, by CHECK where SQL can say it:
 
 from __future__ import annotations
 
-from sqlalchemy import (
-    BigInteger,
-    CheckConstraint,
-    Column,
-    Index,
-    Integer,
-    LargeBinary,
-    MetaData,
-    Table,
-    Text,
-    text,
-)
+from sqlalchemy import CheckConstraint, Column, Index, LargeBinary, MetaData, Sequence, Table, text
+
+from gateway.database.types import Id, Word, where
 
 metadata = MetaData()
-
-Id = BigInteger().with_variant(Integer(), "sqlite")
-"""SQLite's INTEGER holds 64 bits, and only INTEGER PRIMARY KEY is the row's own address."""
 
 keys = Table(
     "keys",
     metadata,
     Column("id", Id, primary_key=True),
-    Column("key_id", Text, nullable=False, unique=True),
+    Column("key_id", Word, nullable=False, unique=True),
     Column("key_hash", LargeBinary, nullable=False, unique=True),
-    Column("start", Text, nullable=False),
-    Column("user_id", Text, nullable=False),
-    Column("name", Text),
+    Column("start", Word, nullable=False),
+    Column("user_id", Word, nullable=False),
+    Column("name", Word),
     Column("balance", Id),
     Column("held", Id, nullable=False),
     Column("enabled", Id, nullable=False),
@@ -50,13 +38,18 @@ keys = Table(
     Column("revoked_at", Id),
     Column("created_at", Id, nullable=False),
     Column("last_entry", Id),
-    Column("permissions", Text, nullable=False, server_default=""),
-    Column("unkey_id", Text),
+    Column("permissions", Word, nullable=False, server_default=""),
+    Column("unkey_id", Word),
     CheckConstraint("held >= 0", name="held_not_negative"),
     CheckConstraint("balance IS NULL OR balance >= held", name="available_not_negative"),
     CheckConstraint("length(key_hash) = 32", name="key_hash_is_sha256"),
     Index("keys_by_user", "user_id", "key_id"),
-    Index("keys_by_unkey_id", "unkey_id", unique=True, sqlite_where=text("unkey_id IS NOT NULL")),
+    Index(
+        "keys_by_unkey_id",
+        "unkey_id",
+        unique=True,
+        **where("unkey_id IS NOT NULL"),
+    ),
     sqlite_strict=True,
 )
 
@@ -66,8 +59,8 @@ holds = Table(
     Column("id", Id, primary_key=True, autoincrement=False),
     Column("key", Id, nullable=False),
     Column("cost", Id, nullable=False),
-    Column("route", Text, nullable=False),
-    Column("request_id", Text, nullable=False),
+    Column("route", Word, nullable=False),
+    Column("request_id", Word, nullable=False),
     Column("answered", Id, nullable=False),
     Column("created_at", Id, nullable=False),
     CheckConstraint("cost > 0", name="cost_positive"),
@@ -80,19 +73,24 @@ entries = Table(
     Column("id", Id, primary_key=True, autoincrement=False),
     Column("key", Id, nullable=False),
     Column("previous", Id),
-    Column("kind", Text, nullable=False),
+    Column("kind", Word, nullable=False),
     Column("amount", Id, nullable=False),
     Column("balance_after", Id),
-    Column("route", Text),
-    Column("request_id", Text),
-    Column("reason", Text),
-    Column("reference", Text),
+    Column("route", Word),
+    Column("request_id", Word),
+    Column("reason", Word),
+    Column("reference", Word),
     Column("created_at", Id, nullable=False),
     CheckConstraint(
         "kind = 'spend' OR kind IN ('signup', 'purchase', 'promo', 'adjustment', 'clawback', 'reinstate')",
         name="kind_known",
     ),
-    Index("entries_reference", "reference", unique=True, sqlite_where=text("reference IS NOT NULL")),
+    Index(
+        "entries_reference",
+        "reference",
+        unique=True,
+        **where("reference IS NOT NULL"),
+    ),
     sqlite_strict=True,
 )
 
@@ -102,10 +100,16 @@ instances = Table(
     Column("id", Id, primary_key=True),
     Column("beat", Id, nullable=False),
     Column("started_at", Id, nullable=False),
+    Column("batch", Id, nullable=False, server_default=text("0")),
     sqlite_strict=True,
     sqlite_autoincrement=True,
 )
-"""Processes that may own open holds. `beat` is a counter, not a time: liveness needs no synchronised clocks."""
+"""Processes that may own open holds. `beat` is a counter, not a time: liveness needs no synchronised clocks. `batch` is
+the number of the last batch of holds that the process has committed (PostgreSQL: it tells what became of a commit whose
+answer was lost)."""
+
+entry_ids = Sequence("entry_ids", metadata=metadata)
+"""Of the ledger, on PostgreSQL. On SQLite, with one writer at a time, the next is the last and one."""
 
 HOLDS_PER_INSTANCE = 1 << 40
 """An instance numbers its holds from id * this: the owner of a hold is its id divided by this, and the holds of an
@@ -115,7 +119,7 @@ rate_windows = Table(
     "rate_windows",
     metadata,
     Column("key", Id, primary_key=True, autoincrement=False),
-    Column("name", Text, primary_key=True),
+    Column("name", Word, primary_key=True),
     Column("window_ms", Id, primary_key=True, autoincrement=False),
     Column("start", Id, nullable=False),
     Column("count", Id, nullable=False),
@@ -135,7 +139,7 @@ requests = Table(
     Column("fingerprint", LargeBinary, nullable=False),
     Column("owner", LargeBinary),
     Column("owned_until", Id, nullable=False),
-    Column("key_id", Text),
+    Column("key_id", Word),
     Column("status", Id),
     Column("answer", LargeBinary),
     Column("created_at", Id, nullable=False),
@@ -162,8 +166,8 @@ unkey_holds = Table(
     Column("cost", Id, nullable=False),
     Column("drawn", Id, nullable=False),
     Column("asked", Id, nullable=False),
-    Column("route", Text, nullable=False),
-    Column("request_id", Text, nullable=False),
+    Column("route", Word, nullable=False),
+    Column("request_id", Word, nullable=False),
     Column("answered", Id, nullable=False),
     Column("created_at", Id, nullable=False),
     CheckConstraint("cost > 0 AND drawn >= 0 AND asked >= 0 AND drawn + asked <= cost", name="parts_fit"),
@@ -180,15 +184,15 @@ doubts = Table(
     Column("key", Id, nullable=False),
     Column("key_hash", LargeBinary, nullable=False),
     Column("amount", Id, nullable=False),
-    Column("route", Text, nullable=False),
-    Column("request_id", Text, nullable=False),
-    Column("cause", Text, nullable=False),
+    Column("route", Word, nullable=False),
+    Column("request_id", Word, nullable=False),
+    Column("cause", Word, nullable=False),
     Column("created_at", Id, nullable=False),
-    Column("resolution", Text),
+    Column("resolution", Word),
     Column("resolved_at", Id),
     CheckConstraint("amount > 0", name="amount_positive"),
     CheckConstraint("resolution IS NULL OR resolution IN ('applied', 'not-applied')", name="resolution_known"),
-    Index("doubts_open", "id", sqlite_where=text("resolution IS NULL")),
+    Index("doubts_open", "id", **where("resolution IS NULL")),
     sqlite_strict=True,
     sqlite_autoincrement=True,
 )
@@ -201,7 +205,7 @@ grants = Table(
     Column("key", Id, nullable=False),
     Column("entry", Id, nullable=False),
     Column("amount", Id, nullable=False),
-    Column("state", Text, nullable=False),
+    Column("state", Word, nullable=False),
     Column("owner", Id),
     Column("attempts", Id, nullable=False),
     Column("due_at", Id, nullable=False),
@@ -211,12 +215,17 @@ grants = Table(
     Column("pool_before", Id),
     Column("last_entry_before", Id),
     Column("uncertain_before", Id),
-    Column("cause", Text),
+    Column("cause", Word),
     Column("created_at", Id, nullable=False),
     Column("updated_at", Id, nullable=False),
     CheckConstraint("amount <> 0", name="amount_not_zero"),
     CheckConstraint("state IN ('pending', 'sending', 'in_doubt', 'applied', 'failed')", name="state_known"),
-    Index("grants_unsettled", "key", "id", sqlite_where=text("state IN ('pending', 'sending', 'in_doubt')")),
+    Index(
+        "grants_unsettled",
+        "key",
+        "id",
+        **where("state IN ('pending', 'sending', 'in_doubt')"),
+    ),
     sqlite_strict=True,
     sqlite_autoincrement=True,
 )
@@ -226,7 +235,7 @@ again while it is unknown whether it took effect."""
 retired_keys = Table(
     "retired_keys",
     metadata,
-    Column("unkey_id", Text, primary_key=True),
+    Column("unkey_id", Word, primary_key=True),
     Column("key", Id, nullable=False),
     Column("key_hash", LargeBinary, nullable=False),
     Column("retired_at", Id, nullable=False),

@@ -1,4 +1,4 @@
-"""A thread for calls that block, which can't keep the process from ending.
+"""Threads for calls that block, which can't keep the process from ending.
 
 An executor's threads are joined when the interpreter exits, so one that hangs in a disk's system call would keep a
 process that was told to stop alive for as long as the disk hangs.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from queue import SimpleQueue
@@ -17,28 +18,37 @@ Result = TypeVar("Result")
 
 
 class Worker:
-    """Does one call after the other in a daemon thread, which starts with the first."""
+    """Does one call after the other in each of its daemon threads, which start with the first."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, threads: int = 1) -> None:
         self._inbox: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
-        self._thread = threading.Thread(target=self._work, name=name, daemon=True)
+        self._threads = [threading.Thread(target=self._work, name=name, daemon=True) for _ in range(threads)]
         self._started = False
+
+    @property
+    def waiting(self) -> int:
+        """Calls that have not begun."""
+        return self._inbox.qsize()
 
     async def run(self, call: Callable[[], Result]) -> Result:
         """Give what `call` gives or raises. Cancelled, it is not begun; once begun, it is done to its end."""
         if not self._started:
             self._started = True
-            self._thread.start()
+            for thread in self._threads:
+                thread.start()
         future: Future[Result] = Future()
         self._inbox.put((future, call))
         return await asyncio.wrap_future(future)
 
     def close(self, timeout_seconds: float) -> bool:
-        """Do what is queued, then stop. False if the thread has not come to its end in time: it is left behind."""
-        self._inbox.put(None)
+        """Do what is queued, then stop. False if a thread has not come to its end in time: it is left behind."""
+        for _ in self._threads:
+            self._inbox.put(None)
         if self._started:
-            self._thread.join(timeout_seconds)
-        return not self._thread.is_alive()
+            give_up_at = time.monotonic() + timeout_seconds
+            for thread in self._threads:
+                thread.join(max(0.0, give_up_at - time.monotonic()))
+        return not any(thread.is_alive() for thread in self._threads)
 
     def _work(self) -> None:
         while (order := self._inbox.get()) is not None:

@@ -8,9 +8,10 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
-from gateway.database.engine import DatabaseError, sqlite_path
+from gateway.database.engine import DatabaseError, is_postgres
 from gateway.database.inspection import Inspection
 from gateway.database.schema import known_revisions
+from gateway.database.sqlite import sqlite_path
 from gateway.database.worker import Worker
 from gateway.doctor.diagnosis import Diagnosis, fail, ok, warn
 
@@ -31,6 +32,11 @@ async def examine_database(url: str) -> AsyncIterator[Diagnosis]:
 
 
 def _examine(url: str) -> Iterator[Diagnosis]:
+    if is_postgres(url):
+        from gateway.doctor.postgres import examine_postgres
+
+        yield from examine_postgres(url)
+        return
     try:
         path = sqlite_path(url)
         if not path.exists():

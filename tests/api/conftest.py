@@ -8,6 +8,7 @@ import uvloop
 from tests.api.harness import open_api
 from tests.credits.conftest import Ledger
 from tests.credits.unkey.harness import UnkeyLedger
+from tests.database.postgres import KEEPERS
 
 
 @pytest.fixture
@@ -15,9 +16,10 @@ def ledger(tmp_path):
     return Ledger(tmp_path / "gateway.db")
 
 
-@pytest.fixture(params=["local", "unkey"])
-def any_ledger(request, tmp_path):
-    return {"local": Ledger, "unkey": UnkeyLedger}[request.param](tmp_path / "gateway.db")
+@pytest.fixture(params=KEEPERS)
+def any_ledger(request, database_of):
+    keeper, kind = request.param.split("-")
+    return {"local": Ledger, "unkey": UnkeyLedger}[keeper](database_of(kind))
 
 
 @pytest.fixture

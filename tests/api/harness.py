@@ -253,7 +253,7 @@ async def open_api(
     """A control plane on that ledger (tests/credits), as one more process would be."""
     async with contextlib.AsyncExitStack() as stack:
         provider = await stack.enter_async_context(ledger.provider())
-        database = open_database(f"sqlite:///{ledger.path}")
+        database = open_database(ledger.url)
         stack.push_async_callback(database.aclose)
         loaded = Config.model_validate({**CONFIG, **(config or {})})
         app, billing = App(), FakeBilling() if selling else None

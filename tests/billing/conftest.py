@@ -6,11 +6,13 @@ import pytest
 import uvloop
 
 from tests.billing.harness import Shop
+from tests.database.postgres import KEEPERS
 
 
-@pytest.fixture(params=["local", "unkey"])
-def shop(request, tmp_path):
-    return Shop(tmp_path / "gateway.db", request.param)
+@pytest.fixture(params=KEEPERS)
+def shop(request, database_of):
+    keeper, kind = request.param.split("-")
+    return Shop(database_of(kind), keeper)
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import json
 import os
-import sqlite3
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,8 +134,7 @@ class Shop:
         return [event for event in self.stripe.database.events if not types or event["type"] in types]
 
     def rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
-        with contextlib.closing(sqlite3.connect(self.ledger.path)) as connection:
-            return connection.execute(query, values).fetchall()
+        return self.ledger.rows(query, *values)
 
     def states(self) -> dict[str, str]:
         return dict(self.rows("SELECT id, state FROM orders"))

@@ -71,13 +71,13 @@ def live(life: Life) -> None:
 
 
 async def _live(life: Life) -> None:
-    database = open_database(f"sqlite:///{life.database}")
+    database = open_database(life.database)
     deadlines = Deadlines(asyncio.get_running_loop(), tick_seconds=0.02)
     provider = _provider(life, database, deadlines)
     await provider.open()
     billing = Billing(database, provider, life.billing)
     steps = Steps(life.dies_at)
-    steps.around(Database, "transaction")
+    steps.around(type(database), "transaction")
     steps.around(StripeApi, "_call")
     steps.around(UnkeyClient, "update_credits")
     for body, signature in life.deliveries:

@@ -100,7 +100,7 @@ def life_of(shop: Shop, checkout, dies_at: int, steps_file) -> Life:
     if hasattr(shop.ledger, "server"):
         unkey = {"api_id": API_ID, "root_key": ROOT_KEY, "base_url": shop.ledger.server.url}
     return Life(
-        str(shop.ledger.path),
+        shop.ledger.url,
         shop.settings(),
         unkey,
         tuple((body, WebhookSignature.generate_signature_header(body.decode(), SECRET)) for body in bodies),

@@ -249,7 +249,7 @@ def mutations(text: str):
         f"identity:\n  admin_token:{CANARY}",
         f"identity: {{admin_token: '${{{CANARY.upper()}'}}",
         f"identity: {{token: {CANARY}}}",
-        f"database: {{url: 'postgres://u:{CANARY}@h/d'}}",
+        f"database: {{url: 'postgres://u:{CANARY}@h/'}}",
         f"database: 'postgres://u:{CANARY}@h/d'",
         f"upstreams: {{a: {{targets: ['http://u:{CANARY}@h']}}}}",
         f"upstreams: {{a: {{targets: 'http://u:{CANARY}@h'}}}}",

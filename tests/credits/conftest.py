@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import sqlite3
 from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -15,19 +14,19 @@ import uvloop
 from gateway.credits.local import LocalProvider, Settings
 from gateway.database.engine import open_database
 from gateway.deadlines import Deadlines
-from tests.database.template import prepare_database
+from tests.database.postgres import rows, url_of
 
 
 class Ledger:
-    """Opens providers on one database file, as so many processes would, and audits the file."""
+    """Opens providers on one database, as so many processes would, and audits it. `path`: of SQLite's file."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        prepare_database(path)
+    def __init__(self, database: Path | str) -> None:
+        self.url = url_of(database)
+        self.path = Path(self.url.removeprefix("sqlite:///"))
 
     @contextlib.asynccontextmanager
     async def provider(self, **settings: Any) -> AsyncIterator[LocalProvider]:
-        database = open_database(f"sqlite:///{self.path}")
+        database = open_database(self.url)
         deadlines = Deadlines(asyncio.get_running_loop(), tick_seconds=0.02)
         provider = LocalProvider(database, deadlines, Settings(**settings))
         await provider.open()
@@ -44,37 +43,35 @@ class Ledger:
 
     def audit(self) -> None:
         """I1, I2 and I3, from the tables alone."""
-        connection = sqlite3.connect(self.path)
-        try:
-            wrong = connection.execute(
-                """SELECT k.key_id, k.balance, k.held, e.total, coalesce(h.total, 0) FROM keys k
-                   LEFT JOIN (SELECT key, sum(amount) AS total FROM entries GROUP BY key) e ON e.key = k.id
-                   LEFT JOIN (SELECT key, sum(cost) AS total FROM holds GROUP BY key) h ON h.key = k.id
-                   WHERE k.held != coalesce(h.total, 0)
-                      OR (k.balance IS NOT NULL AND k.balance != coalesce(e.total, 0))
-                      OR k.balance < k.held"""
-            ).fetchall()
-            assert wrong == [], f"key, balance, held, entries, holds: {wrong}"
-            doubled = connection.execute(
-                "SELECT request_id, count(*) FROM entries WHERE request_id IS NOT NULL GROUP BY 1 HAVING count(*) > 1"
-            ).fetchall()
-            assert doubled == [], f"holds that ended twice: {doubled}"
-        finally:
-            connection.close()
+        wrong = self.rows(
+            """SELECT k.key_id, k.balance, k.held, e.total, coalesce(h.total, 0) FROM keys k
+               LEFT JOIN (SELECT key, sum(amount) AS total FROM entries GROUP BY key) e ON e.key = k.id
+               LEFT JOIN (SELECT key, sum(cost) AS total FROM holds GROUP BY key) h ON h.key = k.id
+               WHERE k.held != coalesce(h.total, 0)
+                  OR (k.balance IS NOT NULL AND k.balance != coalesce(e.total, 0))
+                  OR k.balance < k.held"""
+        )
+        assert wrong == [], f"key, balance, held, entries, holds: {wrong}"
+        doubled = self.rows(
+            "SELECT request_id, count(*) FROM entries WHERE request_id IS NOT NULL GROUP BY 1 HAVING count(*) > 1"
+        )
+        assert doubled == [], f"holds that ended twice: {doubled}"
 
     def open_holds(self) -> int:
         return self.count("holds")
 
     def count(self, table: str) -> int:
-        connection = sqlite3.connect(self.path)
-        try:
-            return int(connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0])
-        finally:
-            connection.close()
+        return int(self.rows(f"SELECT count(*) FROM {table}")[0][0])
+
+    def rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
+        return rows(self.url, query, *values)
 
 
 @pytest.fixture
-def ledger(tmp_path: Path) -> Ledger:
+def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Ledger:
+    """On SQLite, but where a test says `postgresql`."""
+    if getattr(request, "param", "sqlite") == "postgresql":
+        return Ledger(request.getfixturevalue("postgres").create())
     return Ledger(tmp_path / "gateway.db")
 
 

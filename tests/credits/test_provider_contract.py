@@ -21,14 +21,16 @@ from gateway.errors import (
 )
 from tests.credits.conftest import Ledger
 from tests.credits.unkey.harness import UnkeyLedger
+from tests.database.postgres import contents
 
 HOLDS = 500 if os.environ.get("TORTURE") else 100
 """At once, of each of two processes."""
 
 
-@pytest.fixture(params=["local", "unkey"])
-def ledger(request, tmp_path):
-    return {"local": Ledger, "unkey": UnkeyLedger}[request.param](tmp_path / "gateway.db")
+@pytest.fixture(params=["local-sqlite", "local-postgresql", "unkey-sqlite", "unkey-postgresql"])
+def ledger(request, database_of):
+    provider, kind = request.param.split("-")
+    return {"local": Ledger, "unkey": UnkeyLedger}[provider](database_of(kind))
 
 
 def test_hold_takes_the_cost_before_anything_else_happens(ledger, run):
@@ -529,7 +531,6 @@ def test_only_the_hash_of_a_secret_is_stored(ledger, run):
         return secret
 
     secret = run(main())
-    for path in ledger.path.parent.iterdir():
-        content = path.read_bytes()
+    for content in contents(ledger.url):
         assert secret.encode() not in content
         assert secret[10:].encode() not in content

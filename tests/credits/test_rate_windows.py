@@ -14,10 +14,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gateway.credits import ledger
-from gateway.credits.batch import Take, Transaction
+from gateway.credits.batch import HOLDS, Take, Transaction
 from gateway.credits.provider import NO_POLICY, Hold, Policy, RateLimit
-from gateway.credits.rate_windows import PRUNE_MAX, _sql_load, delete_stale, find_stale
-from gateway.database.engine import connect_sqlite, open_database
+from gateway.credits.rate_windows import PRUNE_MAX, delete_stale, find_stale
+from gateway.credits.store import open_store
+from gateway.credits.store_sqlite import _sql_windows
+from gateway.database.engine import open_database
 from gateway.errors import Forbidden, OutOfCredits, RateLimited
 from tests.credits.conftest import until
 
@@ -38,8 +40,8 @@ class Processes:
         self.transactions = [self.open(instance) for instance in (1, 2)]
 
     def open(self, instance):
-        connection = connect_sqlite(self.path, synchronous="NORMAL")
-        return Transaction(connection, self.database.files, lambda: instance << 40, now_ms=lambda: self.now)
+        store = open_store(self.database, HOLDS, lambda: None)
+        return Transaction(store, lambda: instance << 40, now_ms=lambda: self.now)
 
     def take(self, *asked, process=0):
         """What becomes of (key, route, policy, cost), asked for in one transaction."""
@@ -224,7 +226,7 @@ def test_a_commit_that_fails_has_counted_nothing(processes):
 
 def statements(transaction):
     seen = []
-    transaction._connection.set_trace_callback(seen.append)
+    transaction._store._connection.set_trace_callback(seen.append)
     return seen
 
 
@@ -234,7 +236,7 @@ def test_calls_without_a_policy_cost_no_statement_more(processes):
     seen = statements(processes.transactions[0])
     processes.take(plain, plain)
     assert [statement.split()[0] for statement in seen] == ["BEGIN", "SELECT", "INSERT", "UPDATE", "COMMIT"]
-    assert not any("rate_windows" in statement or "permissions" in statement for statement in seen)
+    assert not any("rate_windows" in statement for statement in seen)
 
 
 def test_only_what_is_counted_takes_the_writers_lock(processes):
@@ -244,18 +246,18 @@ def test_only_what_is_counted_takes_the_writers_lock(processes):
     assert [statement for statement in seen if "BEGIN" in statement] == ["BEGIN", "BEGIN IMMEDIATE"]
 
 
-def test_a_batch_of_calls_with_policies_costs_three_statements_more_whatever_its_size(processes):
+def test_a_batch_of_calls_with_policies_costs_two_statements_more_whatever_its_size(processes):
     policy = Policy("read", RateLimit(100, 60))
     calls = [(0, f"/{route}", policy, 1) for route in range(20)]
     processes.take(*calls)
     seen = statements(processes.transactions[0])
     processes.take(*calls, *calls)
-    assert len(seen) == 5 + 3
+    assert len(seen) == 5 + 2
 
 
 def test_counts_are_found_by_their_primary_key(processes):
     connection = sqlite3.connect(processes.path)
-    plan = connection.execute("EXPLAIN QUERY PLAN " + _sql_load(2), (1, "/x", 1, 2, "/x", 1)).fetchall()
+    plan = connection.execute("EXPLAIN QUERY PLAN " + _sql_windows(2), (1, "/x", 1, 2, "/x", 1)).fetchall()
     connection.close()
     (search,) = [row[3] for row in plan if "rate_windows" in row[3] or " r " in row[3]]
     assert search == "SEARCH r USING PRIMARY KEY (key=? AND name=? AND window_ms=?)"

@@ -12,9 +12,10 @@ from tests.credits.conftest import Ledger
 from tests.credits.unkey.harness import UnkeyLedger
 
 
-@pytest.fixture(params=["local", "unkey"])
-def ledger(request, tmp_path):
-    return {"local": Ledger, "unkey": UnkeyLedger}[request.param](tmp_path / "gateway.db")
+@pytest.fixture(params=["local-sqlite", "local-postgresql", "unkey-sqlite", "unkey-postgresql"])
+def ledger(request, database_of):
+    provider, kind = request.param.split("-")
+    return {"local": Ledger, "unkey": UnkeyLedger}[provider](database_of(kind))
 
 
 async def grant(provider, key, amount, reference, kind="purchase"):

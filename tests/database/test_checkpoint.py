@@ -6,7 +6,7 @@ import sqlite3
 import time
 
 from gateway.database import checkpoint
-from gateway.database.engine import connect_sqlite
+from gateway.database.sqlite import connect_sqlite
 
 
 def test_the_log_is_copied_and_started_anew_under_writes(tmp_path, monkeypatch):

@@ -33,7 +33,11 @@ def test_migrations_make_exactly_the_tables_that_the_code_believes_in(tmp_path):
         connection = sqlite3.connect(tmp_path / name)
         rows = connection.execute("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL").fetchall()
         connection.close()
-        return {name: " ".join(sql.split()) for name, sql in rows if not name.startswith("alembic")}
+        return {
+            name: " ".join(sql.replace(",", " , ").replace(")", " ) ").split())
+            for name, sql in rows
+            if not name.startswith("alembic")
+        }
 
     assert shape("migrated.db") == shape("declared.db")
 
@@ -119,8 +123,8 @@ def test_a_transaction_that_fails_leaves_nothing(tmp_path):
 def test_a_disk_that_hangs_does_not_keep_the_process_from_ending(tmp_path):
     code = f"""
 import asyncio, threading
-from gateway.database import engine
-engine.CLOSE_SECONDS = 0.2
+from gateway.database import engine, sqlite
+sqlite.CLOSE_SECONDS = 0.2
 async def main():
     database = engine.open_database("sqlite:///{tmp_path}/x.db")
     begun = threading.Event()

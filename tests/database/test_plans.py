@@ -14,9 +14,10 @@ from gateway.billing import inbox, outbox
 from gateway.billing.low_balances import LowBalances, _read_moved
 from gateway.billing.outbox import Outbox
 from gateway.credits import ledger, sales
-from gateway.credits.batch import End, Take, Transaction
-from gateway.database.engine import connect_sqlite, open_database
-from gateway.database.open_files import OpenFiles
+from gateway.credits.batch import HOLDS, End, Take, Transaction
+from gateway.credits.store import open_store
+from gateway.database.engine import open_database
+from gateway.database.insert import read_fence
 from gateway.database.tables import HOLDS_PER_INSTANCE, keys
 from tests.database.moving.books import DEAD_INSTANCE, fill
 
@@ -34,7 +35,7 @@ QUESTIONS = {
     "grant again": lambda db: ledger.grant(db, KEY, 5, "promo", "test", "reference:1"),
     "progress of a sale": lambda db: sales.find_progress(db, "order:1"),
     "clawback": lambda db: sales.claw(db, KEY, 5, "test", "claw:2"),
-    "what has moved": _read_moved,
+    "what has moved": lambda db: _read_moved(db, behind=read_fence(db)[0] + 1),
     "who is low": lambda db: LowBalances(None, Outbox(is_on=False), [5], "me", every_seconds=1)._find_crossed(
         db, [1, 2]
     ),
@@ -96,13 +97,15 @@ def test_no_question_reads_a_table_that_grows(books, question):
 def test_no_call_reads_a_table_that_grows(books):
     """A batch of the journal: holds taken, and ended."""
     statements: list[str] = []
-    connection = connect_sqlite(books, synchronous="NORMAL")
-    connection.set_trace_callback(statements.append)
-    transaction = Transaction(connection, OpenFiles(books), lambda: (DEAD_INSTANCE + 1) * HOLDS_PER_INSTANCE + 1)
+    database = open_database(f"sqlite:///{books}")
+    store = open_store(database, HOLDS, lambda: None)
+    store._connection.set_trace_callback(statements.append)
+    transaction = Transaction(store, lambda: (DEAD_INSTANCE + 1) * HOLDS_PER_INSTANCE + 1)
     takes = [Take(None, sha256(b"%d" % number).digest(), 2, "/v1/personas", f"r{number}", 0.0) for number in (3, 4)]
     transaction.commit(takes, [])
     transaction.commit([], [End(None, take.outcome, 1, None, 0.0) for take in takes])
     transaction.close()
+    database.close()
     found = plans(books, statements)
     assert any("entries" in step for step in found)
     assert [step for step in found if GROWS.search(step)] == []

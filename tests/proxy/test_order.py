@@ -10,7 +10,7 @@ import time
 import pytest
 
 from gateway.credits.provider import HoldLost
-from gateway.database.engine import BUSY_TIMEOUT_MS
+from gateway.database.sqlite import BUSY_TIMEOUT_MS
 from tests.credits.conftest import Ledger, until
 from tests.proxy.harness import HOLD_TIMEOUT_SECONDS, Gate, Proxy, chunked, request, response
 from tests.server.harness import PATIENCE_SECONDS, wait_until

@@ -23,13 +23,13 @@ def adopt(connection: Connection, key_hash: bytes, unkey_id: str, user_id: str, 
     `opening` is what it had there before the call that shows it first; None if unlimited, or if it was seen before.
     None: the key was rotated, and Unkey's caches don't know it yet.
     """
+    row = books.lock_row(connection, unkey_id)  # first: a rotation may be under way
     retired = connection.execute(select(retired_keys.c.key).where(retired_keys.c.unkey_id == unkey_id)).first()
     if retired is not None:
         return _find_replaced(connection, retired.key, unkey_id)
-    row = books.find_row(connection, unkey_id)
     if row is None:
         books.insert_row(connection, unkey_id, key_hash, "", user_id or unkey_id, None, None)
-        row = books.find_row(connection, unkey_id)
+        row = books.lock_row(connection, unkey_id)
         assert row is not None
     owner = user_id or row.user_id
     connection.execute(update(keys).where(keys.c.id == row.id).values(key_hash=key_hash, user_id=owner))
@@ -51,6 +51,7 @@ def _open(connection: Connection, row: Row[Any], opening: int) -> None:
         select(func.coalesce(func.sum(entries.c.amount), 0), func.count()).where(mine)
     ).one()
     was_granted = connection.execute(select(exists().where(grants.c.key == row.id))).scalar_one()
+    known = int(known)
     if opening > known and not was_granted:
         append_entry(
             connection,

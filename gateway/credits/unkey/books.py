@@ -8,10 +8,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, and_, exists, func, insert, or_, select, union_all, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    Select,
+    and_,
+    exists,
+    func,
+    insert,
+    or_,
+    select,
+    union_all,
+    update,
+)
 
 from gateway.credits.instances import Orphan
-from gateway.credits.ledger import append_entry, now_ms
+from gateway.credits.ledger import append_entry, lock_key, now_ms
 from gateway.credits.secrets import START_LENGTH, hash_secret
 from gateway.credits.unkey.holds import UnkeyHold
 from gateway.database.tables import HOLDS_PER_INSTANCE, doubts, instances, keys, retired_keys, unkey_holds
@@ -70,7 +83,7 @@ def insert_key(
     hashed = hash_secret(secret.encode("utf-8"))
     insert_row(connection, unkey_id, hashed, secret[:START_LENGTH], user_id, name, expires_at)
     if credits:
-        row = find_row(connection, unkey_id)
+        row = lock_row(connection, unkey_id)
         assert row is not None
         append_entry(
             connection,
@@ -111,8 +124,16 @@ def insert_row(
 
 def find_row(connection: Connection, key_id: str) -> Row[Any] | None:
     """The key of that id, ours or Unkey's present one; None for keys that Unkey does not keep."""
-    found = keys.c.unkey_id.is_not(None) & ((keys.c.key_id == key_id) | (keys.c.unkey_id == key_id))
-    return connection.execute(select(keys).where(found)).first()
+    return connection.execute(select(keys).where(_is_called(key_id))).first()
+
+
+def lock_row(connection: Connection, key_id: str) -> Row[Any] | None:
+    """The same, locked: see ledger.lock_key."""
+    return lock_key(connection, _is_called(key_id))
+
+
+def _is_called(key_id: str) -> ColumnElement[bool]:
+    return keys.c.unkey_id.is_not(None) & ((keys.c.key_id == key_id) | (keys.c.unkey_id == key_id))
 
 
 def find_by_number(connection: Connection, number: int) -> Row[Any]:
@@ -156,6 +177,7 @@ def enable(connection: Connection, number: int, enabled: bool) -> None:
 
 def retire(connection: Connection, number: int, unkey_id: str) -> None:
     """From here on the key's present secret is refused, whatever Unkey's caches say."""
+    lock_key(connection, keys.c.id == number)
     known = connection.execute(select(retired_keys).where(retired_keys.c.unkey_id == unkey_id)).first()
     if known is None:
         key_hash = connection.execute(select(keys.c.key_hash).where(keys.c.id == number)).scalar_one()
@@ -200,7 +222,7 @@ def find_doubt(connection: Connection, doubt_id: int) -> Doubt | None:
 def resolve_doubt(connection: Connection, doubt_id: int, resolution: str) -> Doubt | None:
     """A person's word. `applied`: Unkey took the credits, so they go into the key's pool, for its next calls.
     `not-applied`: it did not, so nothing moves. None if there is no such doubt. Raises Conflict, Invalid."""
-    row = connection.execute(select(doubts).where(doubts.c.id == doubt_id)).first()
+    row = connection.execute(select(doubts).where(doubts.c.id == doubt_id).with_for_update()).first()
     if row is None:
         return None
     if row.resolution not in {None, resolution}:
@@ -221,11 +243,7 @@ def _select_doubts() -> Select[Any]:
 
 
 def _fund(connection: Connection, doubt: Row[Any]) -> None:
-    key = connection.execute(
-        select(keys).where(keys.c.id == doubt.key)
-        if doubt.key
-        else select(keys).where(keys.c.key_hash == doubt.key_hash)
-    ).first()
+    key = lock_key(connection, keys.c.id == doubt.key if doubt.key else keys.c.key_hash == doubt.key_hash)
     if key is None:
         raise Invalid(
             "The key has never been seen since, so there is no pool for its credits. Add them at Unkey and resolve this"

@@ -14,14 +14,14 @@ Each function is one transaction's work on a SQLAlchemy connection.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, Row, Select, and_, exists, func, insert, or_, select, text, update
 
-from gateway.credits.ledger import append_entry, find_grant, now_ms
+from gateway.credits.ledger import append_entry, find_grant, lock_key, now_ms
 from gateway.credits.provider import CREDITS_MAX, Entry
 from gateway.credits.unkey import books, evidence
+from gateway.credits.unkey.grant import Evidence, Grant
 from gateway.database.tables import entries, grants, instances, keys, retired_keys
 from gateway.errors import Conflict, Invalid
 
@@ -35,43 +35,6 @@ OLDEST_FIRST = text("+grants.id")
 """Without the + SQLite reads the whole table in its order, and sorts nothing."""
 
 
-@dataclass(frozen=True, slots=True)
-class Grant:
-    """One entry's way to Unkey. `amount` is in credits, negative where they are taken; times are Unix milliseconds."""
-
-    id: int
-    key_id: str
-    unkey_id: str
-    amount: int
-    kind: str
-    reason: str
-    reference: str
-    state: str
-    attempts: int
-    due_at: int
-    sent_at: int | None
-    remaining_before: int | None
-    remaining_after: int | None
-    cause: str | None
-    created_at: int
-    updated_at: int
-
-    def asked(self, remaining: int) -> int:
-        """What to ask of Unkey when so many credits remain there: to take not more than that, for its decrement stops
-        at 0 without a word."""
-        return max(self.amount, -remaining)
-
-
-@dataclass(frozen=True, slots=True)
-class Evidence:
-    """What our books say of a grant in doubt. `debited`: what Unkey took for calls since it was sent. `uncertain`: what
-    it may have taken besides."""
-
-    grant: Grant
-    debited: int
-    uncertain: int
-
-
 def accept(
     connection: Connection, key_id: str, amount: int, kind: str, reason: str, reference: str, remaining: int
 ) -> tuple[Entry, int]:
@@ -79,7 +42,7 @@ def accept(
 
     Returns the entry and the grant's id, 0 where there is none. Raises Invalid, Conflict.
     """
-    key = _key(connection, key_id)
+    key = _key(connection, key_id, lock=True)
     done = find_done(connection, key_id, amount, kind, reference)
     if done is not None:
         return done[0], done[1].id if done[1] is not None else 0
@@ -138,11 +101,11 @@ def is_sending(connection: Connection, number: int) -> bool:
 def claim(connection: Connection, grant: Grant, owner: int, remaining: int) -> Grant | None:
     """Begin to send, with what Unkey had before: the grant then. None if somebody else was quicker, or the key has
     another name at Unkey since."""
+    key = _lock(connection, grant.id)
     pending = _still(grant), grants.c.state == "pending", ~_has_older(), keys.c.unkey_id == grant.unkey_id
     row = connection.execute(_select().where(*pending, ~_is_retired())).first()
-    if row is None:
+    if row is None or key is None:
         return None
-    key = connection.execute(select(keys).where(keys.c.id == row.key)).one()
     _set(
         connection,
         grant.id,
@@ -163,8 +126,9 @@ def claim(connection: Connection, grant: Grant, owner: int, remaining: int) -> G
 def apply(connection: Connection, grant: Grant, remaining: int | None) -> None:
     """It took effect; Unkey says what remains there. What it should have taken and did not find goes back into the
     ledger: if nothing remains, once the calls have ended that may have been quicker."""
+    key = _lock(connection, grant.id)
     row = _find_still(connection, grant)
-    if row is None:
+    if row is None or key is None:
         return
     if row.amount < 0 and remaining == 0:
         answered_at = now_ms() if row.remaining_after is None else row.due_at
@@ -179,6 +143,7 @@ def apply(connection: Connection, grant: Grant, remaining: int | None) -> None:
 
 def lack(connection: Connection, grant: Grant) -> None:
     """There was nothing at Unkey that could be taken."""
+    _lock(connection, grant.id)
     row = _find_still(connection, grant)
     if row is not None:
         _set(connection, grant.id, state="applied", remaining_before=0, remaining_after=0, cause=None)
@@ -187,12 +152,14 @@ def lack(connection: Connection, grant: Grant) -> None:
 
 def postpone(connection: Connection, grant: Grant, due_at: int, cause: str) -> None:
     """It surely did not take effect: again at `due_at`."""
+    _lock(connection, grant.id)
     if _find_still(connection, grant) is not None:
         _set(connection, grant.id, state="pending", due_at=due_at, cause=cause)
 
 
 def doubt(connection: Connection, grant: Grant, due_at: int, cause: str) -> None:
     """Nobody knows whether it took effect: look at `due_at`."""
+    _lock(connection, grant.id)
     row = _find_still(connection, grant)
     if row is not None and row.state != "pending":  # else somebody has found out by now
         _set(connection, grant.id, state="in_doubt", due_at=due_at, cause=cause)
@@ -201,8 +168,9 @@ def doubt(connection: Connection, grant: Grant, due_at: int, cause: str) -> None
 def fail(connection: Connection, grant: Grant, cause: str) -> None:
     """It can't be done, ever. A second entry takes the first back. But if the key was rotated meanwhile, what was said
     of its old name says nothing of it: it is to be sent to the new one, or if it is in doubt, to be looked at again."""
+    key = _lock(connection, grant.id)
     row = _find_still(connection, grant)
-    if row is None:
+    if row is None or key is None:
         return
     if row.unkey_id != grant.unkey_id or row.is_retired:
         if grant.state != "in_doubt":
@@ -211,7 +179,7 @@ def fail(connection: Connection, grant: Grant, cause: str) -> None:
     _set(connection, grant.id, state="failed", cause=cause)
     append_entry(
         connection,
-        connection.execute(select(keys).where(keys.c.id == row.key)).one(),
+        key,
         amount=-row.amount,
         kind="adjustment",
         reason=f"could not be applied: {cause}",
@@ -222,6 +190,7 @@ def fail(connection: Connection, grant: Grant, cause: str) -> None:
 
 def set_aside(connection: Connection, grant: Grant, due_at: int) -> None:
     """What became of it can't be written down: a person must look. It is not sent again by itself."""
+    _lock(connection, grant.id)
     if _find_still(connection, grant) is not None:
         cause = "what became of it can't be written down"
         _set(connection, grant.id, state="in_doubt", due_at=due_at, remaining_after=None, cause=cause)
@@ -254,6 +223,7 @@ def read_evidence(connection: Connection, grant: Grant, lag_ms: int) -> Evidence
 def resolve(connection: Connection, grant_id: int, resolution: str) -> Grant | None:
     """A person's word on a grant in doubt: `applied`, or `not-applied` (it is sent again). None if there is no such
     grant. Raises Conflict where it is not in doubt."""
+    _lock(connection, grant_id)
     row = connection.execute(_select().where(grants.c.id == grant_id)).first()
     if row is None:
         return None
@@ -355,8 +325,13 @@ def _set(connection: Connection, grant_id: int, **values: Any) -> None:
     connection.execute(update(grants).where(grants.c.id == grant_id).values(**values, updated_at=now_ms()))
 
 
-def _key(connection: Connection, key_id: str) -> Row[Any]:
-    key = books.find_row(connection, key_id)
+def _lock(connection: Connection, grant_id: int) -> Row[Any] | None:
+    """The row of the grant's key, locked: a key's grants move one after the other."""
+    return lock_key(connection, keys.c.id == select(grants.c.key).where(grants.c.id == grant_id).scalar_subquery())
+
+
+def _key(connection: Connection, key_id: str, *, lock: bool = False) -> Row[Any]:
+    key = books.lock_row(connection, key_id) if lock else books.find_row(connection, key_id)
     if key is None:
         raise Invalid("There is no such key.", errors={"key_id": "unknown"})
     return key

@@ -7,7 +7,7 @@ from sqlalchemy import Connection
 from gateway.credits.provider import Movement
 from gateway.credits.unkey import books, grants
 from gateway.credits.unkey.books import Doubt
-from gateway.credits.unkey.grants import Grant
+from gateway.credits.unkey.grant import Grant
 from gateway.errors import Invalid
 
 RESOLUTIONS = ("applied", "not-applied")

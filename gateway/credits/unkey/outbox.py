@@ -20,7 +20,7 @@ from gateway.credits.ledger import now_ms
 from gateway.credits.unkey import grants
 from gateway.credits.unkey.client import UnkeyClient
 from gateway.credits.unkey.errors import UnkeyRefused, UnkeyUnavailable
-from gateway.credits.unkey.grants import Evidence, Grant
+from gateway.credits.unkey.grant import Evidence, Grant
 from gateway.database.engine import Database
 from gateway.errors import CreditsUnavailable, GatewayError
 

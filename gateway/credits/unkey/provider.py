@@ -29,14 +29,15 @@ from gateway.credits.provider import (
     Policy,
     Progress,
 )
+from gateway.credits.store import open_store
 from gateway.credits.unkey import books, movements, sales
 from gateway.credits.unkey.canary import Canary
 from gateway.credits.unkey.client import UnkeyClient
 from gateway.credits.unkey.keys import UnkeyKeys
 from gateway.credits.unkey.outbox import RESOLVE_SECONDS, Outbox
 from gateway.credits.unkey.spending import Spending
-from gateway.credits.unkey.transaction import UnkeyTransaction
-from gateway.database.engine import Database, connect_sqlite
+from gateway.credits.unkey.transaction import HOLDS, UnkeyTransaction
+from gateway.database.engine import Database
 from gateway.database.tables import HOLDS_PER_INSTANCE
 from gateway.deadlines import Deadlines
 from gateway.errors import InvalidKey
@@ -209,10 +210,8 @@ class UnkeyProvider:
         return await self._database.transaction(lambda db: movements.resolve(db, id, resolution))
 
     def _open_transaction(self) -> UnkeyTransaction:
-        connection = connect_sqlite(self._database.path, synchronous="NORMAL")
         return UnkeyTransaction(
-            connection,
-            self._database.files,
+            open_store(self._database, HOLDS, self.journal.unsure),
             lambda: self.heart.instance * HOLDS_PER_INSTANCE + 1,
             checkout=self._checkout,
         )

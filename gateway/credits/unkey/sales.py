@@ -108,7 +108,7 @@ def _read_short(connection: Connection, reference: str) -> int:
 
 
 def _find_key(connection: Connection, key_id: str) -> Row[Any]:
-    key = books.find_row(connection, key_id)
+    key = books.lock_row(connection, key_id)
     if key is None:
         raise unknown()
     return key

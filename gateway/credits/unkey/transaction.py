@@ -4,7 +4,7 @@ The pool of a key (`keys.balance`) holds credits that Unkey has already debited 
 drawn of it is the key's allotment. Credits enter the pool when a granted hold ends or is confirmed, leave it when they
 are spent, and are never sent back: an increment at Unkey is not idempotent and disturbs its live counter.
 
-- I1: a hold draws only what the pool has, read inside `BEGIN IMMEDIATE`; the rest is Unkey's to give.
+- I1: a hold draws only what the pool has, read with the key locked; the rest is Unkey's to give.
 - I3: ending is `DELETE … RETURNING`, as with the local provider.
 """
 
@@ -13,55 +13,66 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from gateway.credits.batch import (
+from gateway.credits.batch import End, Take, Transaction, first_of_each, mark_lost
+from gateway.credits.store import (
     BALANCE,
     ENABLED,
     HASH,
     HELD,
     KEY_ID,
     LAST_ENTRY,
-    NEWEST,
     REVOKED_AT,
     USER_ID,
-    End,
-    Row,
-    Take,
-    Transaction,
-    first_of_each,
-    mark_lost,
-    sql_append,
+    Changes,
+    Found,
+    HoldTable,
+    Key,
+    Wanted,
 )
-from gateway.credits.provider import Hold
-from gateway.credits.statements import by_count, marks
 from gateway.credits.unkey.holds import State, UnkeyHold, UnkeyTake
+from gateway.database.failure import DatabaseFailure, Kind
 from gateway.errors import GatewayError, InvalidKey, KeyDisabled
 
-Ended = tuple[int, int, int, int]
-"""A row of an ended hold: id, answered, drawn, asked."""
+HOLDS = HoldTable(
+    "unkey_holds",
+    ("id", "key", "key_hash", "cost", "drawn", "asked", "route", "request_id", "answered", "created_at"),
+    ("id", "drawn", "asked"),
+    ("id", "answered", "drawn", "asked", "key"),
+)
 
 
 class UnkeyTransaction(Transaction):
     """Commits UnkeyTakes and the ends of UnkeyHolds."""
 
-    def _load_keys(self, takes: Sequence[Take], ends: Sequence[End]) -> dict[int, Row]:
-        self._find_keys_of([end.hold for end in ends if end.is_orphan])
-        wanted = {end.hold.key for end in ends}
-        wanted.update(take.number for take in takes)  # type: ignore[attr-defined]
-        wanted.discard(0)
-        return self._load("id", wanted) if wanted else {}
-
-    def _find_keys_of(self, orphans: Sequence[Hold]) -> None:
-        """A process that was only asleep may have found out whose hold it is after recovery had looked."""
-        if orphans:
-            by_id = {hold.id: hold for hold in orphans}
-            for hold_id, key in self._execute(_sql_keys_of(len(by_id)), list(by_id)):
-                by_id[hold_id].key = key
+    def _write(self, takes: Sequence[Take], ends: Sequence[End]) -> None:
+        now, changes = self._now_ms(), Changes()
+        notes = [end for end in ends if end.kept is None]
+        final = first_of_each(ends) if len(ends) > 1 else {end.hold.id: end for end in ends if end.kept is not None}
+        # A process that was only asleep may have found out whose hold it is after recovery had looked.
+        strays = {end.hold.id: end.hold for end in ends if end.is_orphan}
+        wanted = Wanted({end.hold.key for end in ends})
+        wanted.numbers.update(take.number for take in takes)  # type: ignore[attr-defined]
+        wanted.numbers.discard(0)
+        wanted.looked_at, wanted.ended = list({end.hold.id for end in notes}), list(final)
+        wanted.strays = list(strays)
+        found = self._store.read(wanted)
+        for hold_id, key in found.keys_of_strays.items():
+            strays[hold_id].key = key
+        if notes:
+            self._note(notes, found, changes)
+        if final:
+            if len(found.ended) < len(final):
+                mark_lost(final, found.ended)
+            self._close(found, final, changes, now)
+        if takes:
+            self._take(takes, found.keys, changes, now)
+        self._store.write(changes)
 
     # Taking
 
-    def _take(self, takes: Sequence[Take], keys: dict[int, Row], changed: dict[int, Row], now: int) -> None:
-        values: list[Any] = []
-        hold_id = first_id = self._next_hold_id
+    def _take(self, takes: Sequence[Take], keys: dict[int, Key], changes: Changes, now: int) -> None:
+        changed, values = changes.keys, changes.holds
+        hold_id = self._next_hold_id
         for take in takes:
             assert isinstance(take, UnkeyTake)
             key = keys.get(take.number)
@@ -80,53 +91,32 @@ class UnkeyTransaction(Transaction):
                 key[HELD] += hold.drawn
                 changed[take.number] = key
             values += (hold.id, take.number, take.key_hash, take.cost, hold.drawn, hold.asked)
-            values += (take.route, take.request_id, now)
-        if values:
-            self._next_hold_id = hold_id
-            self._execute(_sql_take(hold_id - first_id), values)
+            values += (take.route, take.request_id, 0, now)
+        self._next_hold_id = hold_id
 
     # Ending
 
-    def _end(self, ends: Sequence[End], keys: dict[int, Row], changed: dict[int, Row], now: int) -> None:
-        notes = [end for end in ends if end.kept is None]
-        if notes:
-            self._note(notes, keys, changed)
-        final = first_of_each(ends) if len(ends) > 1 else {end.hold.id: end for end in ends if end.kept is not None}
-        if final:
-            ended = self._execute(_sql_end(len(final)), list(final)).fetchall()
-            if len(ended) < len(final):
-                mark_lost(final, ended)
-            if ended:
-                self._close(ended, final, keys, changed, now)
-
-    def _note(self, notes: list[End], keys: dict[int, Row], changed: dict[int, Row]) -> None:
+    @staticmethod
+    def _note(notes: list[End], found: Found, changes: Changes) -> None:
         """Write down what is known of holds that stay open: Unkey's yes, and that the answer has begun."""
         holds = {end.hold.id: end.hold for end in notes}
-        found = self._execute(_sql_find(len(holds)), list(holds)).fetchall()
-        open_ids = {row[0] for row in found}
+        open_ids = {row[0] for row in found.looked_at}
         for end in notes:  # there may be two of a hold, and who waits for either must be told
             if end.hold.id not in open_ids:
                 mark_lost({end.hold.id: end}, ())
-        for hold_id, drawn, asked in found:
+        for hold_id, drawn, asked in found.looked_at:
             hold = holds[hold_id]
             assert isinstance(hold, UnkeyHold)
             fresh = hold.debited if asked else 0
             if fresh:
-                key = changed[hold.key] = keys[hold.key]
+                key = changes.keys[hold.key] = found.keys[hold.key]
                 key[BALANCE] += fresh
                 key[HELD] += fresh
-            self._execute(
-                "UPDATE unkey_holds SET key = ?, drawn = ?, asked = 0, answered = ? WHERE id = ?",
-                (hold.key, drawn + fresh, int(hold.is_answered), hold_id),
-            )
+            changes.notes.append((hold.key, drawn + fresh, int(hold.is_answered), hold_id))
 
-    def _close(
-        self, ended: list[Ended], ends: dict[int, End], keys: dict[int, Row], changed: dict[int, Row], now: int
-    ) -> None:
-        entries: list[Any] = []
-        doubts: list[Any] = []
-        newest = max((key[NEWEST] or 0 for key in keys.values()), default=0)
-        for hold_id, answered, drawn, asked in ended:
+    def _close(self, found: Found, ends: dict[int, End], changes: Changes, now: int) -> None:
+        keys, changed, entries, doubts = found.keys, changes.keys, changes.entries, changes.doubts
+        for hold_id, answered, drawn, asked, number in found.ended:
             end = ends[hold_id]
             hold = end.hold
             assert isinstance(hold, UnkeyHold)
@@ -135,28 +125,22 @@ class UnkeyTransaction(Transaction):
                 if answered:  # perhaps only after recovery had looked: its process was asleep, not dead
                     end.kept = hold.cost
             key = keys.get(hold.key)
+            if key is None and drawn:
+                # It got its key between the look and the lock. The next try finds it.
+                raise DatabaseFailure(Kind.busy, f"hold {hold_id} has just been found to be of key {number}")
             if key is not None:
                 key[HELD] -= drawn
                 changed[hold.key] = key
             if hold.state is State.DOUBTFUL and asked:
                 cause = hold.cause or end.reason
-                doubts.append((hold.key, hold.key_hash, asked, hold.route, hold.request_id, cause, now))
+                doubts += (hold.key, hold.key_hash, asked, hold.route, hold.request_id, cause, now)
             elif hold.state is State.GRANTED:
                 assert key is not None
-                newest += 1
-                entries += self._spend(end, hold, key, drawn, hold.debited if asked else 0, newest)
+                entries += self._spend(end, hold, key, drawn, hold.debited if asked else 0, next(found.entry_ids))
                 entries.append(now)
-        if entries:
-            self._execute(sql_append(len(entries) // 9), entries)
-        if doubts:
-            self._connection.executemany(
-                "INSERT INTO doubts (key, key_hash, amount, route, request_id, cause, created_at)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?)",
-                doubts,
-            )
 
     @staticmethod
-    def _spend(end: End, hold: UnkeyHold, key: Row, drawn: int, debited: int, entry_id: int) -> list[Any]:
+    def _spend(end: End, hold: UnkeyHold, key: Key, drawn: int, debited: int, entry_id: int) -> list[Any]:
         """Move the pool and write the entry: what was kept, or 0 and the reason it was given back."""
         kept = min(end.kept or 0, hold.cost)
         # Of an unlimited key Unkey debits nothing, so nothing but what was drawn can leave the pool.
@@ -168,7 +152,7 @@ class UnkeyTransaction(Transaction):
         ]
 
 
-def _refusal(key: Row | None, key_hash: bytes) -> GatewayError | None:
+def _refusal(key: Key | None, key_hash: bytes) -> GatewayError | None:
     """What our own books refuse at once, whatever Unkey's caches still say."""
     if key is None or key[REVOKED_AT] is not None or key[HASH] != key_hash:
         return InvalidKey()
@@ -177,7 +161,7 @@ def _refusal(key: Row | None, key_hash: bytes) -> GatewayError | None:
     return None
 
 
-def _draw(take: UnkeyTake, key: Row | None) -> UnkeyHold:
+def _draw(take: UnkeyTake, key: Key | None) -> UnkeyHold:
     """The hold, with as much from the key's allotment as there is."""
     key_id, user_id = (key[KEY_ID], key[USER_ID]) if key is not None else ("", "")
     hold = UnkeyHold(0, take.number, key_id, user_id, take.cost, take.key_hash)
@@ -190,27 +174,3 @@ def _draw(take: UnkeyTake, key: Row | None) -> UnkeyHold:
         hold.pool = allotment - drawn
         hold.others = key[HELD]
     return hold
-
-
-@by_count
-def _sql_take(count: int) -> str:
-    rows = ",".join(["(?,?,?,?,?,?,?,?,0,?)"] * count)
-    return (
-        "INSERT INTO unkey_holds (id, key, key_hash, cost, drawn, asked, route, request_id, answered, created_at)"
-        f" VALUES {rows}"
-    )
-
-
-@by_count
-def _sql_find(count: int) -> str:
-    return f"SELECT id, drawn, asked FROM unkey_holds WHERE id IN ({marks(count)})"
-
-
-@by_count
-def _sql_keys_of(count: int) -> str:
-    return f"SELECT id, key FROM unkey_holds WHERE id IN ({marks(count)})"
-
-
-@by_count
-def _sql_end(count: int) -> str:
-    return f"DELETE FROM unkey_holds WHERE id IN ({marks(count)}) RETURNING id, answered, drawn, asked"

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from sqlalchemy import Connection, Table, func, select, text
 
 from gateway.database.moving.tables import numbered_tables
-from gateway.database.tables import HOLDS_PER_INSTANCE, holds, instances, unkey_holds
+from gateway.database.tables import HOLDS_PER_INSTANCE, entries, entry_ids, holds, instances, unkey_holds
 
 
 def read_numbers(connection: Connection) -> dict[str, int]:
@@ -27,6 +27,9 @@ def read_numbers(connection: Connection) -> dict[str, int]:
 
 def set_numbers(connection: Connection, numbers: Mapping[str, int]) -> None:
     """Go on behind these, and behind whatever is in the tables."""
+    if connection.dialect.name == "postgresql":
+        newest = select(func.coalesce(func.max(entries.c.id), 0)).scalar_subquery()
+        connection.execute(select(func.setval(entry_ids.name, newest + 1, False)))
     for table in numbered_tables():
         number = max(numbers.get(table.name, 0), _highest(connection, table))
         if not number:

@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 from gateway.database.checkpoint import Checkpointer
 from gateway.database.engine import Database, open_database
+from gateway.database.sqlite import SqliteDatabase
 
 
 @asynccontextmanager
@@ -16,8 +17,9 @@ async def open_for_moving(url: str) -> AsyncIterator[Database]:
     async with AsyncExitStack() as stack:
         database = await asyncio.to_thread(open_database, url)
         stack.push_async_callback(database.aclose)
-        # Without it the log of an import would grow as long as everything that is imported.
-        checkpointer = Checkpointer(database.path)
-        checkpointer.open()
-        stack.push_async_callback(asyncio.to_thread, checkpointer.close)
+        if isinstance(database, SqliteDatabase):
+            # Without it the log of an import would grow as long as everything that is imported.
+            checkpointer = Checkpointer(database.path)
+            checkpointer.open()
+            stack.push_async_callback(asyncio.to_thread, checkpointer.close)
         yield database

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import sqlite3
 from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from gateway.deadlines import Deadlines
 from gateway.sandbox.unkey.books import Received
 from gateway.sandbox.unkey.server import API_ID, ROOT_KEY, UnkeyServer
 from gateway.sandbox.unkey.settings import Settings
-from tests.database.template import prepare_database
+from tests.database.postgres import Query, rows, snapshot, url_of
 
 VERIFY = "keys.verifyKey"
 
@@ -27,19 +26,19 @@ VERIFY = "keys.verifyKey"
 class UnkeyLedger:
     """Opens providers on one database file and one stand-in, as so many processes would."""
 
-    def __init__(self, path: Path, **settings: Any) -> None:
-        self.path = path
-        prepare_database(path)
+    def __init__(self, database: Path | str, **settings: Any) -> None:
+        self.url = url_of(database)
+        self.path = Path(self.url.removeprefix("sqlite:///"))
         self.server = UnkeyServer(settings=Settings(**settings))
         self._open_count = 0
         self.section: dict[str, Any] = {}
-        self._moment: sqlite3.Connection | None = None
+        self._moment: Query | None = None
 
     @contextlib.asynccontextmanager
     async def provider(self, **settings: Any) -> AsyncIterator[UnkeyProvider]:
         """`section` holds what the configuration's credits.unkey is to say besides."""
         await self._start()
-        database = open_database(f"sqlite:///{self.path}")
+        database = open_database(self.url)
         deadlines = Deadlines(asyncio.get_running_loop(), tick_seconds=0.02)
         section = {"api_id": API_ID, "root_key": ROOT_KEY, "base_url": self.server.url, **self.section}
         client = open_unkey_client(UnkeySection.model_validate(section), deadlines)
@@ -108,10 +107,10 @@ class UnkeyLedger:
                WHERE key = k.id), 0) FROM keys k"""
         ):
             drawn, asked = self.rows(
-                """SELECT coalesce(sum(drawn), 0), coalesce(sum(asked), 0) FROM unkey_holds WHERE key = ?1
-                   OR (key = 0 AND key_hash IN (SELECT key_hash FROM keys WHERE id = ?1
-                       UNION SELECT key_hash FROM retired_keys WHERE key = ?1))""",
-                number,
+                """SELECT coalesce(sum(drawn), 0), coalesce(sum(asked), 0) FROM unkey_holds WHERE key = ?
+                   OR (key = 0 AND key_hash IN (SELECT key_hash FROM keys WHERE id = ?
+                       UNION SELECT key_hash FROM retired_keys WHERE key = ?))""",
+                *(number, number, number),
             )[0]
             assert held == drawn, f"{key_id}: held {held}, drawn by open holds {drawn}"
             assert balance >= held >= 0
@@ -153,9 +152,8 @@ class UnkeyLedger:
     @contextlib.contextmanager
     def at_one_moment(self) -> Iterator[None]:
         """Our tables do not change in here, though a commit may be under way in its thread."""
-        with contextlib.closing(sqlite3.connect(self.path)) as connection:
-            connection.execute("BEGIN")
-            self._moment = connection
+        with snapshot(self.url) as moment:
+            self._moment = moment
             try:
                 yield
             finally:
@@ -163,9 +161,8 @@ class UnkeyLedger:
 
     def rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
         if self._moment is not None:
-            return self._moment.execute(query, values).fetchall()
-        with contextlib.closing(sqlite3.connect(self.path)) as connection:
-            return connection.execute(query, values).fetchall()
+            return self._moment(query, *values)
+        return rows(self.url, query, *values)
 
     def _sum(self, query: str, *values: Any) -> int:
         return int(self.rows(query, *values)[0][0] or 0)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from alembic import op
-from sqlalchemy import CheckConstraint, Column, Integer, LargeBinary, Text
+from sqlalchemy import CheckConstraint, Column, LargeBinary
+
+from gateway.database.types import Id, Word
 
 revision = "0004"
 down_revision = "0003"
@@ -16,11 +18,11 @@ def upgrade() -> None:
         Column("identity", LargeBinary, nullable=False),
         Column("fingerprint", LargeBinary, nullable=False),
         Column("owner", LargeBinary),
-        Column("owned_until", Integer, nullable=False),
-        Column("key_id", Text),
-        Column("status", Integer),
+        Column("owned_until", Id, nullable=False),
+        Column("key_id", Word),
+        Column("status", Id),
         Column("answer", LargeBinary),
-        Column("created_at", Integer, nullable=False),
+        Column("created_at", Id, nullable=False),
         CheckConstraint("(status IS NULL) = (answer IS NULL)", name="answered_or_not"),
         CheckConstraint("(owner IS NULL) = (status IS NOT NULL)", name="owned_until_answered"),
         sqlite_strict=True,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from alembic import op
-from sqlalchemy import CheckConstraint, Column, Integer, LargeBinary, Text, text
+from sqlalchemy import CheckConstraint, Column, LargeBinary
+
+from gateway.database.types import Id, Word, where
 
 revision = "0005"
 down_revision = "0004"
@@ -22,32 +24,32 @@ def upgrade() -> None:
 def _create_orders() -> None:
     op.create_table(
         "orders",
-        Column("id", Text, primary_key=True),
-        Column("user_id", Text, nullable=False),
-        Column("key_id", Text, nullable=False),
-        Column("pack", Text, nullable=False),
-        Column("quantity", Integer, nullable=False),
-        Column("credits", Integer, nullable=False),
-        Column("currency", Text, nullable=False),
-        Column("amount_cents", Integer, nullable=False),
-        Column("livemode", Integer, nullable=False),
-        Column("state", Text, nullable=False),
-        Column("cause", Text),
-        Column("needs_person", Integer, nullable=False),
-        Column("resolution", Text),
-        Column("attempt", Text),
-        Column("checkout_id", Text, unique=True),
-        Column("checkout_url", Text),
-        Column("payment_id", Text, unique=True),
-        Column("reference", Text),
-        Column("clawed", Integer, nullable=False),
-        Column("looks", Integer, nullable=False),
-        Column("look_at", Integer),
-        Column("is_disputed", Integer, nullable=False),
-        Column("freeze_wanted", Integer, nullable=False),
-        Column("frozen", Integer, nullable=False),
-        Column("created_at", Integer, nullable=False),
-        Column("updated_at", Integer, nullable=False),
+        Column("id", Word, primary_key=True),
+        Column("user_id", Word, nullable=False),
+        Column("key_id", Word, nullable=False),
+        Column("pack", Word, nullable=False),
+        Column("quantity", Id, nullable=False),
+        Column("credits", Id, nullable=False),
+        Column("currency", Word, nullable=False),
+        Column("amount_cents", Id, nullable=False),
+        Column("livemode", Id, nullable=False),
+        Column("state", Word, nullable=False),
+        Column("cause", Word),
+        Column("needs_person", Id, nullable=False),
+        Column("resolution", Word),
+        Column("attempt", Word),
+        Column("checkout_id", Word, unique=True),
+        Column("checkout_url", Word),
+        Column("payment_id", Word, unique=True),
+        Column("reference", Word),
+        Column("clawed", Id, nullable=False),
+        Column("looks", Id, nullable=False),
+        Column("look_at", Id),
+        Column("is_disputed", Id, nullable=False),
+        Column("freeze_wanted", Id, nullable=False),
+        Column("frozen", Id, nullable=False),
+        Column("created_at", Id, nullable=False),
+        Column("updated_at", Id, nullable=False),
         CheckConstraint("quantity > 0 AND credits > 0 AND amount_cents > 0", name="something_is_sold"),
         CheckConstraint("clawed BETWEEN 0 AND credits", name="clawed_fits"),
         CheckConstraint(
@@ -61,22 +63,46 @@ def _create_orders() -> None:
     op.create_index("orders_by_user", "orders", ["user_id", "created_at"])
     op.create_index("orders_by_key", "orders", ["key_id", "created_at"])
     op.create_index(
-        "orders_by_attempt", "orders", ["user_id", "attempt"], unique=True, sqlite_where=text("attempt IS NOT NULL")
+        "orders_by_attempt",
+        "orders",
+        ["user_id", "attempt"],
+        unique=True,
+        **where("attempt IS NOT NULL"),
     )
-    op.create_index("orders_paid", "orders", ["id"], sqlite_where=text("state = 'paid'"))
-    op.create_index("orders_for_a_person", "orders", ["created_at"], sqlite_where=text("needs_person = 1"))
-    op.create_index("orders_to_look_at", "orders", ["look_at"], sqlite_where=text("look_at IS NOT NULL"))
-    op.create_index("orders_disputed", "orders", ["id"], sqlite_where=text("is_disputed = 1"))
-    op.create_index("orders_to_freeze", "orders", ["id"], sqlite_where=text("freeze_wanted <> frozen"))
+    op.create_index("orders_paid", "orders", ["id"], **where("state = 'paid'"))
+    op.create_index(
+        "orders_for_a_person",
+        "orders",
+        ["created_at"],
+        **where("needs_person = 1"),
+    )
+    op.create_index(
+        "orders_to_look_at",
+        "orders",
+        ["look_at"],
+        **where("look_at IS NOT NULL"),
+    )
+    op.create_index(
+        "orders_disputed",
+        "orders",
+        ["id"],
+        **where("is_disputed = 1"),
+    )
+    op.create_index(
+        "orders_to_freeze",
+        "orders",
+        ["id"],
+        **where("freeze_wanted <> frozen"),
+    )
 
 
 def _create_accounts() -> None:
     op.create_table(
         "accounts",
-        Column("user_id", Text, primary_key=True),
-        Column("livemode", Integer, primary_key=True, autoincrement=False),
-        Column("customer_id", Text, unique=True),
-        Column("debt", Integer, nullable=False),
+        Column("user_id", Word, primary_key=True),
+        Column("livemode", Id, primary_key=True, autoincrement=False),
+        Column("customer_id", Word, unique=True),
+        Column("debt", Id, nullable=False),
         CheckConstraint("debt >= 0", name="debt_not_negative"),
         sqlite_strict=True,
         sqlite_with_rowid=False,
@@ -86,8 +112,8 @@ def _create_accounts() -> None:
 def _create_claws() -> None:
     op.create_table(
         "claws",
-        Column("reference", Text, primary_key=True),
-        Column("order_id", Text, nullable=False),
+        Column("reference", Word, primary_key=True),
+        Column("order_id", Word, nullable=False),
         sqlite_strict=True,
         sqlite_with_rowid=False,
     )
@@ -96,50 +122,65 @@ def _create_claws() -> None:
 def _create_stripe_events() -> None:
     op.create_table(
         "stripe_events",
-        Column("id", Text, primary_key=True),
-        Column("type", Text, nullable=False),
-        Column("object_id", Text, nullable=False),
+        Column("id", Word, primary_key=True),
+        Column("type", Word, nullable=False),
+        Column("object_id", Word, nullable=False),
         Column("payload", LargeBinary, nullable=False),
-        Column("state", Text, nullable=False),
-        Column("attempts", Integer, nullable=False),
-        Column("due_at", Integer, nullable=False),
-        Column("owner", Text),
-        Column("cause", Text),
-        Column("created_at", Integer, nullable=False),
-        Column("received_at", Integer, nullable=False),
+        Column("state", Word, nullable=False),
+        Column("attempts", Id, nullable=False),
+        Column("due_at", Id, nullable=False),
+        Column("owner", Word),
+        Column("cause", Word),
+        Column("created_at", Id, nullable=False),
+        Column("received_at", Id, nullable=False),
         CheckConstraint("state IN ('new', 'done', 'ignored', 'dead')", name="state_known"),
         sqlite_strict=True,
         sqlite_with_rowid=False,
     )
-    op.create_index("stripe_events_due", "stripe_events", ["due_at"], sqlite_where=text("state = 'new'"))
-    op.create_index("stripe_events_dead", "stripe_events", ["received_at"], sqlite_where=text("state = 'dead'"))
+    op.create_index(
+        "stripe_events_due",
+        "stripe_events",
+        ["due_at"],
+        **where("state = 'new'"),
+    )
+    op.create_index(
+        "stripe_events_dead",
+        "stripe_events",
+        ["received_at"],
+        **where("state = 'dead'"),
+    )
     op.create_index("stripe_events_by_age", "stripe_events", ["received_at"])
 
 
 def _create_notifications() -> None:
     op.create_table(
         "notifications",
-        Column("id", Text, primary_key=True),
-        Column("type", Text, nullable=False),
-        Column("payload", Text, nullable=False),
-        Column("state", Text, nullable=False),
-        Column("attempts", Integer, nullable=False),
-        Column("due_at", Integer, nullable=False),
-        Column("cause", Text),
-        Column("created_at", Integer, nullable=False),
+        Column("id", Word, primary_key=True),
+        Column("type", Word, nullable=False),
+        Column("payload", Word, nullable=False),
+        Column("state", Word, nullable=False),
+        Column("attempts", Id, nullable=False),
+        Column("due_at", Id, nullable=False),
+        Column("cause", Word),
+        Column("created_at", Id, nullable=False),
         CheckConstraint("state IN ('new', 'done', 'dead')", name="state_known"),
         sqlite_strict=True,
         sqlite_with_rowid=False,
     )
-    op.create_index("notifications_due", "notifications", ["due_at"], sqlite_where=text("state = 'new'"))
+    op.create_index(
+        "notifications_due",
+        "notifications",
+        ["due_at"],
+        **where("state = 'new'"),
+    )
     op.create_index("notifications_by_age", "notifications", ["created_at"])
 
 
 def _create_low_keys() -> None:
     op.create_table(
         "low_keys",
-        Column("key", Integer, primary_key=True, autoincrement=False),
-        Column("threshold", Integer, nullable=False),
+        Column("key", Id, primary_key=True, autoincrement=False),
+        Column("threshold", Id, nullable=False),
         sqlite_strict=True,
     )
 
@@ -147,11 +188,11 @@ def _create_low_keys() -> None:
 def _create_leases() -> None:
     op.create_table(
         "leases",
-        Column("name", Text, primary_key=True),
-        Column("owner", Text, nullable=False),
-        Column("until", Integer, nullable=False),
-        Column("done_at", Integer, nullable=False),
-        Column("position", Integer, nullable=False),
+        Column("name", Word, primary_key=True),
+        Column("owner", Word, nullable=False),
+        Column("until", Id, nullable=False),
+        Column("done_at", Id, nullable=False),
+        Column("position", Id, nullable=False),
         sqlite_strict=True,
         sqlite_with_rowid=False,
     )

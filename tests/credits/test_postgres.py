@@ -1,0 +1,134 @@
+"""PostgreSQL that dies, hangs up and comes back: no credit is lost, doubled or stuck."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from gateway.credits.provider import Hold
+from gateway.credits.store_postgres import PostgresStore
+from gateway.errors import CreditsUnavailable, GatewayError
+from tests.credits.conftest import Ledger, until
+
+RESTARTS = 2
+
+
+@pytest.fixture
+def ledger(postgres):
+    return Ledger(postgres.create())
+
+
+def test_a_server_that_dies_under_load_loses_no_credit_and_charges_no_call_that_was_refused(ledger, postgres, run):
+    served: set[str] = set()
+    released: set[str] = set()
+
+    async def call(provider, secret, name):
+        try:
+            hold = await provider.hold(secret, 2, "/x", name)
+        except GatewayError:
+            released.add(name)
+            return
+        try:
+            await provider.settle(hold, 2)
+        except GatewayError:
+            released.add(name)
+        else:
+            served.add(name)
+
+    async def caller(provider, secret, which, stop):
+        number = 0
+        while not stop.is_set():
+            number += 1
+            await call(provider, secret, f"{which}-{number}")
+            await asyncio.sleep(0.002)
+
+    async def more_are_served():
+        before = len(served)
+        await until(lambda: len(served) >= before + 20)
+
+    async def main():
+        stop = asyncio.Event()
+        async with ledger.provider(heartbeat_seconds=0.2, dead_after_seconds=60) as provider:
+            secret, key = await provider.create("u", credits=1_000_000)
+            callers = [asyncio.create_task(caller(provider, secret.encode(), n, stop)) for n in range(8)]
+            for _ in range(RESTARTS):
+                await more_are_served()
+                await asyncio.to_thread(postgres.restart)
+            await more_are_served()
+            stop.set()
+            await asyncio.gather(*callers)
+            await until(lambda: ledger.open_holds() == 0)
+            kept = {name for (name,) in ledger.rows("SELECT request_id FROM entries WHERE amount = -2")}
+            assert kept == served
+            assert (await provider.balance(key.key_id)).available == 1_000_000 - 2 * len(served)
+        ledger.audit()
+
+    run(main())
+
+
+@pytest.mark.parametrize("is_done", [True, False])
+def test_a_commit_whose_answer_is_lost_is_found_out_and_counts_once(ledger, run, monkeypatch, is_done):
+    sending = PostgresStore._send
+
+    def hang_up(store, connection, changes):
+        monkeypatch.setattr(PostgresStore, "_send", sending)
+        sending(store, connection, changes)
+        if is_done:
+            connection.execute("COMMIT")
+            connection._pipeline.sync()
+            connection.wait(connection._pipeline._fetch_gen(flush=True))
+        connection.pgconn.finish()
+
+    async def main():
+        async with ledger.provider() as provider:
+            secret, key = await provider.create("u", credits=10)
+            hold = await provider.hold(secret.encode(), 4, "/x", "r1")
+            monkeypatch.setattr(PostgresStore, "_send", hang_up)
+            await provider.settle(hold, 3)
+            assert [(e.amount, e.request_id) for e in await provider.history(key.key_id) if e.kind == "spend"] == [
+                (-3, "r1")
+            ]
+            monkeypatch.setattr(PostgresStore, "_send", hang_up)
+            if is_done:
+                taken = await provider.hold(secret.encode(), 5, "/x", "r2")
+                assert isinstance(taken, Hold)
+                assert (await provider.balance(key.key_id)).held == 5
+                await provider.release(taken, "test")
+            else:
+                with pytest.raises(CreditsUnavailable):
+                    await provider.hold(secret.encode(), 5, "/x", "r2")
+            assert (await provider.balance(key.key_id)).available == 7
+        ledger.audit()
+
+    run(main())
+
+
+def test_while_the_server_is_away_calls_are_refused_in_time_and_served_again_soon_after(ledger, postgres, run):
+    health: list[bool] = []
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        async with ledger.provider(heartbeat_seconds=0.5, dead_after_seconds=60) as provider:
+            provider.heart._on_health = lambda is_well, _: health.append(is_well)
+            secret, _ = await provider.create("u", credits=100)
+            hold = await provider.hold(secret.encode(), 1, "/x", "r1")
+            await asyncio.to_thread(postgres.halt)
+            try:
+                for number in range(3):
+                    began = loop.time()
+                    with pytest.raises(CreditsUnavailable):
+                        await provider.hold(secret.encode(), 1, "/x", f"away{number}")
+                    assert loop.time() - began < 3  # the promise is 2 s and a tick; a busy machine has some more
+                await until(lambda: health[-1:] == [False])
+                with pytest.raises(CreditsUnavailable):
+                    await provider.settle(hold, 1)  # not served; it is given back as soon as it can be
+            finally:
+                await asyncio.to_thread(postgres.resume)
+            await until(lambda: health[-1:] == [True])
+            await until(lambda: ledger.open_holds() == 0)
+            await provider.settle(await provider.hold(secret.encode(), 1, "/x", "r2"), 1)
+        assert ledger.rows("SELECT sum(amount) FROM entries WHERE kind = 'spend'")[0][0] == -1
+        ledger.audit()
+
+    run(main())
