@@ -4,25 +4,37 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import re
 import sqlite3
 from hashlib import sha256
 
 import pytest
+from gateway.credits.store_sqlite import SqliteStore
+from gateway.database.sqlite import SqliteDatabase
+from sqlalchemy import event
 
 from gateway.billing import inbox, outbox
 from gateway.billing.low_balances import LowBalances, _read_moved
 from gateway.billing.outbox import Outbox
 from gateway.credits import ledger, sales
 from gateway.credits.batch import HOLDS, End, Take, Transaction
-from gateway.credits.store import open_store
 from gateway.database.engine import open_database
 from gateway.database.insert import read_fence
 from gateway.database.tables import HOLDS_PER_INSTANCE, keys
-from tests.database.moving.books import DEAD_INSTANCE, fill
+from tests.database.moving.books import DEAD_INSTANCE, export_to, fill, import_from
 
 KEY = f"key_{3:020x}"
+READS = re.compile(r"Seq Scan on (entries|stripe_events|notifications|orders)\b")
 GROWS = re.compile(r"\bSCAN (entries|stripe_events|notifications|orders)\b")
+
+
+def history_of_nothing(connection):
+    key_id = f"key_{os.urandom(10).hex()}"
+    row = {"key_id": key_id, "key_hash": os.urandom(32), "start": "", "user_id": "", "held": 0, "enabled": 1}
+    connection.execute(keys.insert().values(**row, created_at=0))
+    return ledger.history(connection, key_id, None, 50)
+
 
 LOW = LowBalances(None, Outbox(is_on=False), [5], "me", every_seconds=1)
 QUESTIONS = {
@@ -30,27 +42,19 @@ QUESTIONS = {
     "first page of history": lambda db: ledger.history(db, KEY, None, 50),
     "next page of history": lambda db: ledger.history(db, KEY, ledger.history(db, KEY, None, 5)[-1].id, 50),
     "history behind somebody else's entry": lambda db: ledger.history(db, KEY, 4, 50),
-    "history of a key without entries": lambda db: (unused(db), ledger.history(db, "key_unused", None, 50)),
+    "history of a key without entries": history_of_nothing,
     "grant": lambda db: ledger.grant(db, KEY, 5, "promo", "test", "reference:1"),
     "grant again": lambda db: ledger.grant(db, KEY, 5, "promo", "test", "reference:1"),
     "progress of a sale": lambda db: sales.find_progress(db, "order:1"),
     "clawback": lambda db: sales.claw(db, KEY, 5, "test", "claw:2"),
-    "what has moved": lambda db: _read_moved(db, behind=read_fence(db)[0] + 1),
+    "what has moved": lambda db: _read_moved(db, 1_000),
+    "how far the ledger has got": read_fence,
     "who is low": lambda db: LowBalances(None, Outbox(is_on=False), [5], "me", every_seconds=1)._find_crossed(
         db, [1, 2]
     ),
     "old events": lambda db: inbox.forget(db, 5, 500),
     "old notifications": lambda db: outbox.forget(db, 5, 500),
 }
-
-
-def unused(connection):
-    key_hash = bytes(32)
-    connection.execute(
-        keys.insert().values(
-            key_id="key_unused", key_hash=key_hash, start="", user_id="", held=0, enabled=1, created_at=0
-        )
-    )
 
 
 @pytest.fixture(scope="module")
@@ -83,22 +87,62 @@ def test_no_question_reads_a_table_that_grows(books, question):
         finally:
             driver.set_trace_callback(None)
 
-    async def main():
-        database = open_database(f"sqlite:///{books}")
-        await database.transaction(ask)
-        await database.aclose()
-
-    asyncio.run(main())
+    run(f"sqlite:///{books}", ask)
     found = plans(books, statements)
     assert found, statements
     assert [step for step in found if GROWS.search(step)] == [], statements
+
+
+@pytest.fixture(scope="module")
+def postgres_books(postgres, books, tmp_path_factory):
+    """The same books there."""
+    url, file = postgres.create(), tmp_path_factory.mktemp("plans") / "books.jsonl"
+    export_to(f"sqlite:///{books}", file)
+    import_from(file, url)
+    return url
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_no_question_reads_a_table_that_grows_in_postgresql(postgres_books, question):
+    """Sequential scans are made dear: one that is left is one that no index can spare."""
+    asked: list[tuple[str, object]] = []
+    found: list[str] = []
+
+    def note(_connection, _cursor, statement, parameters, _context, _executemany):
+        asked.append((statement, parameters))
+
+    def ask(connection):
+        event.listen(connection, "before_cursor_execute", note)
+        QUESTIONS[question](connection)
+        event.remove(connection, "before_cursor_execute", note)
+        connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
+        cursor = connection.connection.driver_connection.cursor()
+        for statement, parameters in asked:
+            cursor.execute(f"EXPLAIN {statement}", parameters)
+            found.extend(line for (line,) in cursor.fetchall())
+
+    run(postgres_books, ask)
+    assert found
+    assert [line for line in found if READS.search(line)] == [], asked
+
+
+def run(url, work) -> None:
+    async def main():
+        database = open_database(url)
+        try:
+            await database.transaction(work)
+        finally:
+            await database.aclose()
+
+    asyncio.run(main())
 
 
 def test_no_call_reads_a_table_that_grows(books):
     """A batch of the journal: holds taken, and ended."""
     statements: list[str] = []
     database = open_database(f"sqlite:///{books}")
-    store = open_store(database, HOLDS, lambda: None)
+    assert isinstance(database, SqliteDatabase)
+    store = SqliteStore(database, HOLDS)
     store._connection.set_trace_callback(statements.append)
     transaction = Transaction(store, lambda: (DEAD_INSTANCE + 1) * HOLDS_PER_INSTANCE + 1)
     takes = [Take(None, sha256(b"%d" % number).digest(), 2, "/v1/personas", f"r{number}", 0.0) for number in (3, 4)]

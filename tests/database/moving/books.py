@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 import random
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from sqlalchemy import Connection
 
 from gateway.database.engine import open_database
+from gateway.database.moving.archive import Archive
+from gateway.database.moving.exporting import Export
+from gateway.database.moving.importing import Import
+from gateway.database.moving.opening import open_for_moving
 from gateway.database.moving.rows import insert_rows
 from gateway.database.moving.tables import TABLES, columns_of
 from gateway.database.tables import HOLDS_PER_INSTANCE
@@ -156,3 +162,43 @@ def body(export: Path) -> bytes:
     """Rows and totals of an export: the same for the same books. (When it was made stands in the first line.)"""
     lines = export.read_bytes().splitlines(keepends=True)
     return b"".join(lines[1:-1])
+
+
+def url_of(path: Path) -> str:
+    return f"sqlite:///{path}"
+
+
+def export_to(url: str, path: Path, **options) -> None:
+    async def run():
+        async with open_for_moving(url) as database:
+            with path.open("wb") as file:
+                await database.read(Export(file, **options).run)
+
+    asyncio.run(run())
+
+
+def import_from(path: Path, url: str, **options) -> int:
+    async def run():
+        archive = Archive(path)
+        try:
+            async with open_for_moving(url) as database:
+                return await Import(archive, database, **options).run()
+        finally:
+            archive.close()
+
+    return asyncio.run(run())
+
+
+def read(url: str, work):
+    async def run():
+        async with open_for_moving(url) as database:
+            return await database.read(work)
+
+    return asyncio.run(run())
+
+
+def wait_for(condition, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.002)

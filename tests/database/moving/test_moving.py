@@ -25,52 +25,29 @@ from gateway.database.engine import DatabaseError, open_database
 from gateway.database.moving import importing
 from gateway.database.moving.archive import Archive
 from gateway.database.moving.bookmark import refuse_unfinished
-from gateway.database.moving.exporting import Export
 from gateway.database.moving.failure import MovingFailed
-from gateway.database.moving.importing import Import
 from gateway.database.moving.opening import open_for_moving
 from gateway.database.moving.tables import NOT_MOVED, TABLES
 from gateway.database.tables import HOLDS_PER_INSTANCE
 from gateway.deadlines import Deadlines
-from tests.database.moving.books import DEAD_INSTANCE, body, config_of, fill, finish, gateway
+from tests.database.moving.books import (
+    DEAD_INSTANCE,
+    body,
+    config_of,
+    export_to,
+    fill,
+    finish,
+    gateway,
+    import_from,
+    read,
+    url_of,
+    wait_for,
+)
 
 TORTURE = bool(os.environ.get("TORTURE"))
 KILLS = 10 if TORTURE else 3
 ENTRIES = 1_000_000 if TORTURE else 30_000
 KEYS = 20_000 if TORTURE else 500
-
-
-def url_of(path: Path) -> str:
-    return f"sqlite:///{path}"
-
-
-def export_to(url: str, path: Path, **options) -> None:
-    async def run():
-        async with open_for_moving(url) as database:
-            with path.open("wb") as file:
-                await database.read(Export(file, **options).run)
-
-    asyncio.run(run())
-
-
-def import_from(path: Path, url: str, **options) -> int:
-    async def run():
-        archive = Archive(path)
-        try:
-            async with open_for_moving(url) as database:
-                return await Import(archive, database, **options).run()
-        finally:
-            archive.close()
-
-    return asyncio.run(run())
-
-
-def read(url: str, work):
-    async def run():
-        async with open_for_moving(url) as database:
-            return await database.read(work)
-
-    return asyncio.run(run())
 
 
 def rows(path: Path, query: str) -> list[tuple]:
@@ -159,13 +136,6 @@ def imported(database: Path) -> int:
     except sqlite3.OperationalError:
         return 0
     return counts[0][0] if counts else 0
-
-
-def wait_for(condition, seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited too long"
-        time.sleep(0.002)
 
 
 def import_half(file: Path, url: str) -> None:
