@@ -17,9 +17,10 @@ from typing import Any
 
 import sqlalchemy
 from sqlalchemy import Connection, Engine, event
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from gateway.database.engine import Database, DatabaseError, Result
+from gateway.database.failure import Kind, kind_of
 from gateway.database.open_files import FilesReplaced, OpenFiles
 from gateway.database.schema import migrate
 from gateway.database.worker import Worker
@@ -29,6 +30,8 @@ logger = logging.getLogger("gateway.database")
 
 BUSY_TIMEOUT_MS = 1_500
 """How long a writer waits for another process's transaction. Below the 2 s in which a caller is answered."""
+OPEN_SECONDS = 10.0
+"""How long opening waits while another process makes or migrates the tables."""
 CLOSE_SECONDS = 2.0
 """How long closing waits for a transaction that is under way; a disk that hangs must not keep the process."""
 
@@ -72,12 +75,26 @@ def open_sqlite(url: str) -> SqliteDatabase:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         engine = _sqlite_engine(path)
-        with engine.begin() as connection:
-            migrate(connection)
+        _migrate_patiently(engine)
     except (SQLAlchemyError, sqlite3.Error, OSError) as error:
         reason = str(getattr(error, "orig", None) or error)
         raise DatabaseError(f"{path}: {reason}") from error
     return SqliteDatabase(path, engine)
+
+
+def _migrate_patiently(engine: Engine) -> None:
+    """Of processes that start together one makes the tables, which may take longer than a call may wait: on a busy
+    machine a second worker gave up, and the gateway with it."""
+    give_up_at = time.monotonic() + OPEN_SECONDS
+    while True:
+        try:
+            with engine.begin() as connection:
+                migrate(connection)
+            return
+        except (DBAPIError, sqlite3.OperationalError) as error:
+            cause = (error.orig or error) if isinstance(error, DBAPIError) else error
+            if kind_of(cause) is not Kind.busy or time.monotonic() >= give_up_at:
+                raise
 
 
 def sqlite_path(url: str) -> Path:

@@ -10,8 +10,6 @@ import sqlite3
 from hashlib import sha256
 
 import pytest
-from gateway.credits.store_sqlite import SqliteStore
-from gateway.database.sqlite import SqliteDatabase
 from sqlalchemy import event
 
 from gateway.billing import inbox, outbox
@@ -19,8 +17,10 @@ from gateway.billing.low_balances import LowBalances, _read_moved
 from gateway.billing.outbox import Outbox
 from gateway.credits import ledger, sales
 from gateway.credits.batch import HOLDS, End, Take, Transaction
+from gateway.credits.store_sqlite import SqliteStore
 from gateway.database.engine import open_database
 from gateway.database.insert import read_fence
+from gateway.database.sqlite import SqliteDatabase
 from gateway.database.tables import HOLDS_PER_INSTANCE, keys
 from tests.database.moving.books import DEAD_INSTANCE, export_to, fill, import_from
 
