@@ -29,6 +29,8 @@ def texts() -> Iterator[tuple[Path, str]]:
         folders[:] = [name for name in folders if not name.endswith(".egg-info")]
         for name in files:
             file = Path(directory, name)
+            if name == ".git":  # of a linked work tree: it says where the other one is
+                continue
             try:
                 yield file, file.read_text(encoding="utf-8")
             except UnicodeDecodeError:
