@@ -107,8 +107,12 @@ def _measure(
     with tempfile.TemporaryDirectory(prefix="bench-") as folder, Servers(Path(folder)) as servers:
         directory = Path(folder)
         upstream, upstream_port, stub_port = start_upstream(servers, tools, directory, core_load)
-        command = gateway_command(options.gateway_command) if {"gateway", "gateway-unkey"} & set(names) else []
-        bench = Bench(tools, servers, directory, core_proxy, upstream_port, stub_port, command)
+        command = (
+            gateway_command(options.gateway_command)
+            if {"gateway", "gateway-unkey", "gateway-postgres"} & set(names)
+            else []
+        )
+        bench = Bench(tools, servers, directory, core_proxy, core_load, upstream_port, stub_port, command)
         everybody = [PROXIES[name](bench) if name in PROXIES else UNPROXIED[name](bench, upstream) for name in names]
         for one in everybody:
             check_answer(one.label, one.target)

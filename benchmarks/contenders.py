@@ -9,12 +9,14 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.load import BODY, Target
+from benchmarks.postgres import start_postgres
 from benchmarks.processes import Server, Servers, Unusable, free_port, wait_listening
 from benchmarks.sold import create_key
 from benchmarks.tools import Tools
@@ -48,6 +50,7 @@ class Bench:
     servers: Servers
     directory: Path
     core_proxy: int
+    core_load: int
     upstream: int
     stub: int
     gateway_command: list[str]
@@ -55,13 +58,13 @@ class Bench:
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A contender that listens. `database` is the gateway's; the others have none."""
+    """A contender that listens. `database` is the URL of the gateway's; the others have none."""
 
     name: str
     label: str
     target: Target
     server: Server
-    database: Path | None = None
+    database: str | None = None
 
 
 def start_upstream(servers: Servers, tools: Tools, directory: Path, core: int) -> tuple[Server, int, int]:
@@ -165,19 +168,28 @@ def start_gateway_unkey(bench: Bench) -> Running:
     return _start_gateway(bench, "credit-gateway with Unkey", setting, UNKEY_API_KEY)
 
 
+def start_gateway_postgres(bench: Bench) -> Running:
+    """The gateway with its books in PostgreSQL, which shares the load's core."""
+    url = start_postgres(bench.servers, bench.directory / "postgres", bench.core_load)
+    setting = _gateway_setting(bench, "gateway-postgres", {"provider": "local"}, url)
+    subprocess.run([*bench.gateway_command, "migrate", "-c", str(setting.config)], check=True, capture_output=True)
+    api_key = create_key(bench.gateway_command, setting.config)
+    return _start_gateway(bench, "credit-gateway on PostgreSQL", setting, api_key)
+
+
 @dataclass(frozen=True, slots=True)
 class _Setting:
     name: str
     port: int
     config: Path
-    database: Path
+    database: str
 
 
-def _gateway_setting(bench: Bench, name: str, credits: dict[str, object]) -> _Setting:
+def _gateway_setting(bench: Bench, name: str, credits: dict[str, object], url: str | None = None) -> _Setting:
     port = free_port()
     directory = bench.directory / name
     directory.mkdir()
-    database = directory / "gateway.db"
+    database = url or f"sqlite:///{directory / 'gateway.db'}"
     config = directory / "config.yaml"
     # JSON is YAML. Only the access log is off; metrics and journal stay on.
     config.write_text(
@@ -185,7 +197,7 @@ def _gateway_setting(bench: Bench, name: str, credits: dict[str, object]) -> _Se
             {
                 "server": {"host": "127.0.0.1", "port": port, "workers": 1},
                 "admin": {"host": "127.0.0.1", "port": 0},
-                "database": {"url": f"sqlite:///{database}"},
+                "database": {"url": database},
                 "credits": credits,
                 "upstreams": {"personas": {"targets": [f"http://127.0.0.1:{bench.upstream}"]}},
                 "routes": [{"path": PATH, "methods": ["GET", "POST"], "upstream": "personas", "cost": 1}],
@@ -222,6 +234,7 @@ PROXIES: dict[str, Callable[[Bench], Running]] = {
     "envoy": start_envoy,
     "gateway": start_gateway,
     "gateway-unkey": start_gateway_unkey,
+    "gateway-postgres": start_gateway_postgres,
     "plain": start_plain,
 }
 """Those with a start of their own, in the order of a round."""

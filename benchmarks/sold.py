@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 import subprocess
 import time
 from collections.abc import Sequence
-from contextlib import closing
 from pathlib import Path
+
+from sqlalchemy import Connection, create_engine, make_url, text
 
 from benchmarks.processes import Unusable
 
@@ -29,14 +29,16 @@ def create_key(gateway_command: Sequence[str], config: Path) -> str:
     return api_key
 
 
-def check_spent(database: Path, answered: int, in_flight: int) -> int:
+def check_spent(database: str, answered: int, in_flight: int) -> int:
     """The credits spent according to the ledger, which must be those of the calls answered.
 
     Each call cost 1. wrk drops up to `in_flight` calls when its time is up: those may have been sold, but not counted.
     Raises Unusable when the books say anything else, or when a hold stays open.
     """
     deadline = time.monotonic() + SETTLE_TIMEOUT_SECONDS
-    with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
+    url = make_url(database)
+    engine = create_engine(url.set(drivername="postgresql+psycopg") if url.drivername == "postgresql" else url)
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         while (open_holds := _number(connection, OPEN_HOLDS)) and time.monotonic() < deadline:
             time.sleep(0.05)
         spent = -_number(connection, "SELECT coalesce(sum(amount), 0) FROM entries WHERE kind = 'spend'")
@@ -53,6 +55,5 @@ def check_spent(database: Path, answered: int, in_flight: int) -> int:
     return spent
 
 
-def _number(connection: sqlite3.Connection, query: str) -> int:
-    number: int = connection.execute(query).fetchone()[0]
-    return number
+def _number(connection: Connection, query: str) -> int:
+    return int(connection.execute(text(query)).scalar_one())
