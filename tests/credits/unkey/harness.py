@@ -117,7 +117,11 @@ class UnkeyLedger:
             if self.server.database.balances.stored(unkey_id) is None:
                 continue  # unlimited
             there = self.remaining(unkey_id)
-            doubtful = self._sum("SELECT sum(amount) FROM doubts WHERE key = ? AND resolution IS NULL", number)
+            doubtful = self._sum(
+                """SELECT sum(amount) FROM doubts WHERE resolution IS NULL AND (key = ?
+                   OR (key = 0 AND key_hash = (SELECT key_hash FROM keys WHERE id = ?)))""",  # a key then never seen
+                *(number, number),
+            )
             pending = self._sum(
                 "SELECT sum(amount) FROM grants WHERE key = ? AND state IN ('pending', 'sending')", number
             )
