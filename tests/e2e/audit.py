@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections import Counter
 from collections.abc import Iterable
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.database.postgres import rows, snapshot
 from tests.e2e.caller import Answer
 from tests.e2e.upstream import TOLD, Upstream
 
@@ -23,12 +22,11 @@ class Entry:
 class Books:
     """The tables of one moment."""
 
-    def __init__(self, database: Path) -> None:
-        with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
-            connection.execute("BEGIN")  # one snapshot for all that is read
-            self.keys = connection.execute("SELECT id, key_id, balance, held FROM keys").fetchall()
-            self.holds = connection.execute("SELECT key, cost, request_id FROM holds").fetchall()
-            self.entries = connection.execute("SELECT key, kind, amount, request_id, reason FROM entries").fetchall()
+    def __init__(self, database: Path | str) -> None:
+        with snapshot(_url(database)) as ask:  # one for all that is read
+            self.keys = ask("SELECT id, key_id, balance, held FROM keys")
+            self.holds = ask("SELECT key, cost, request_id FROM holds")
+            self.entries = ask("SELECT key, kind, amount, request_id, reason FROM entries")
         self.spent: dict[str, Entry] = {
             request_id: Entry(kind, amount, reason)
             for _, kind, amount, request_id, reason in self.entries
@@ -46,7 +44,11 @@ class Books:
 
 
 def audit(
-    database: Path, upstream: Upstream | None = None, answers: Iterable[Answer] = (), *, holds_may_be_open: bool = False
+    database: Path | str,
+    upstream: Upstream | None = None,
+    answers: Iterable[Answer] = (),
+    *,
+    holds_may_be_open: bool = False,
 ) -> Books:
     """Assert I1 to I4 and I8; the books that were audited."""
     books = Books(database)
@@ -60,9 +62,13 @@ def audit(
     return books
 
 
-def open_holds(database: Path) -> int:
-    with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
-        return int(connection.execute("SELECT count(*) FROM holds").fetchone()[0])
+def open_holds(database: Path | str) -> int:
+    return int(rows(_url(database), "SELECT count(*) FROM holds")[0][0])
+
+
+def _url(database: Path | str) -> str:
+    """A file is SQLite's; PostgreSQL's is named by its URL."""
+    return database if isinstance(database, str) else f"sqlite:///{database}"
 
 
 def _no_overspend(books: Books) -> None:
