@@ -48,6 +48,9 @@ class UnkeyTransaction(Transaction):
         now, changes = self._now_ms(), Changes()
         notes = [end for end in ends if end.kept is None]
         final = first_of_each(ends) if len(ends) > 1 else {end.hold.id: end for end in ends if end.kept is not None}
+        # What ends in this batch is not noted any more: it is read as it was before, and its end knows it all.
+        overtaken = [note for note in notes if note.hold.id in final]
+        notes = [note for note in notes if note.hold.id not in final]
         # A process that was only asleep may have found out whose hold it is after recovery had looked.
         strays = {end.hold.id: end.hold for end in ends if end.is_orphan}
         wanted = Wanted({end.hold.key for end in ends})
@@ -64,6 +67,10 @@ class UnkeyTransaction(Transaction):
             if len(found.ended) < len(final):
                 mark_lost(final, found.ended)
             self._close(found, final, changes, now)
+        for note in overtaken:
+            end = final[note.hold.id]
+            if end.is_orphan or end.lost is not None:
+                mark_lost({note.hold.id: note}, ())
         if takes:
             self._take(takes, found.keys, changes, now)
         self._store.write(changes)
