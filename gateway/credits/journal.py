@@ -17,6 +17,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 
 from gateway.credits.batch import End, Take, Transaction
 from gateway.credits.committer import Committer
@@ -256,8 +257,13 @@ class Journal:
 
     def unsure(self) -> None:
         """The thread's word that nobody knows what became of the commit under way: its connection broke."""
-        if self._committing is not None:
-            self._committing.is_unsure = True
+        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            self._loop.call_soon_threadsafe(self._became_unsure, self._committing)
+
+    def _became_unsure(self, batch: Batch | None) -> None:
+        if batch is not None and batch is self._committing:
+            batch.is_unsure = True
+            self._set_deadline()  # it had none if no hold is in it: who ended one would wait for as long as it takes
 
     def _commit(self, batch: Batch) -> None:
         if self._transaction is None:

@@ -12,6 +12,7 @@ import pytest
 from gateway.credits.batch import Transaction
 from gateway.credits.instances import Watch
 from gateway.credits.provider import HoldLost
+from gateway.deadlines import NEVER
 from gateway.errors import CreditsUnavailable
 from tests.credits.conftest import until
 
@@ -347,6 +348,36 @@ def test_a_commit_that_hangs_does_not_stop_the_loop(ledger, run, monkeypatch):
             released.set()
             await until(lambda: provider.journal.pending == 0)
             assert (await provider.balance(key.key_id)).available == 10
+        ledger.audit()
+
+    run(main())
+
+
+def test_who_ends_a_hold_is_told_in_time_though_nobody_knows_yet_what_became_of_its_commit(ledger, run, monkeypatch):
+    lost, found_out = threading.Event(), threading.Event()
+    working = Transaction.commit
+
+    async def main():
+        async with ledger.provider(hold_timeout_seconds=0.3) as provider:
+            secret, key = await provider.create("u", credits=10)
+            hold = await provider.hold(secret.encode(), 4, "/x", "r1")
+
+            def lose_the_answer(self, *batch):
+                lost.wait(60)
+                provider.journal.unsure()
+                found_out.wait(60)
+                working(self, *batch)
+
+            monkeypatch.setattr(Transaction, "commit", lose_the_answer)
+            settling = provider.settle(hold, 3)  # alone: nothing else in the batch has a deadline
+            await until(lambda: provider.journal.deadline == NEVER)
+            lost.set()
+            async with asyncio.timeout(20):
+                await settling
+            assert ledger.open_holds() == 1
+            found_out.set()
+            await until(lambda: provider.journal.pending == 0)
+            assert (await provider.balance(key.key_id)).available == 7
         ledger.audit()
 
     run(main())

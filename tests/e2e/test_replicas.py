@@ -16,9 +16,9 @@ from tests.e2e.upstream import Upstream
 
 
 @contextlib.contextmanager
-def replicas(directory: Path, url: str, upstream: Upstream, **sections) -> Iterator[list[Gateway]]:
+def replicas(directory: Path, url: str, target: str, **sections) -> Iterator[list[Gateway]]:
     server = {"workers": 2, "watch_config": False}
-    config = settings(directory, upstream.url, server=server, database={"url": url}, **sections)
+    config = settings(directory, target, server=server, database={"url": url}, **sections)
     with gateway(directory, config, name="one") as one, gateway(directory, config, name="two") as two:
         yield [one, two]
 
@@ -32,7 +32,7 @@ def migrate(directory: Path, url: str) -> subprocess.Popen[bytes]:
 def test_replicas_want_a_migrated_database_and_sell_exactly_what_the_credits_pay_for(tmp_path, postgres):
     allow_many_sockets()
     url = postgres.create(template="template1")
-    with Upstream() as upstream, replicas(tmp_path, url, upstream) as both:
+    with Upstream() as upstream, replicas(tmp_path, url, upstream.url) as both:
         refused = subprocess.run([COMMAND, "serve", "-c", both[0].config_file], capture_output=True, check=False)
         assert refused.returncode == 1
         assert b"gateway migrate" in refused.stderr
