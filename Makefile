@@ -27,7 +27,7 @@ test-browser: install ## The pages, in a real browser (Debian: apt-get install c
 	$(BIN)/python -m pytest tests/browser
 
 torture: install ## The same guarantees with full counts (an hour)
-	TORTURE=1 $(BIN)/python -m pytest -n 1
+	TORTURE=1 $(BIN)/python -m pytest -n 1 --timeout 1200
 
 check: install ## Lint, types, import directions, config
 	$(BIN)/ruff check .

@@ -119,7 +119,7 @@ schema = schemathesis.openapi.from_dict(json.loads(openapi_document()))
     derandomize=True,
     database=None,
 )
-@pytest.mark.timeout(3600)
+@pytest.mark.timeout(count(300, 3600))
 def test_every_answer_is_one_that_is_described(case, seller):
     for credential in seller.credentials:
         seller.turn += 1

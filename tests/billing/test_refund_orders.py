@@ -165,7 +165,7 @@ class Case:
         assert found == expected, (model.notes, self._outcome if hasattr(self, "_outcome") else "")
 
 
-@pytest.mark.timeout(3600 if TORTURE else 120)
+@pytest.mark.timeout(3600 if TORTURE else 240)
 @pytest.mark.parametrize("part", range(PARTS))
 def test_whatever_comes_first_each_order_is_clawed_by_its_share_and_debt_is_paid_by_the_next(shop, run, part):
     every = list(cases())

@@ -201,7 +201,7 @@ def listed(running: Gateway) -> list[dict]:
     return json.loads(done.stdout)
 
 
-@pytest.mark.timeout(count(90, 1_800))
+@pytest.mark.timeout(count(240, 1_800))
 @pytest.mark.parametrize("kills", [0, KILLS], ids=["nobody-dies", "kill-9"])
 def test_every_credit_is_accounted_for(tmp_path, kills):
     seed = int(os.environ.get("KILL_SEED") or secrets.randbits(32))

@@ -116,7 +116,7 @@ class Books:
         return self.rows("SELECT id, amount FROM grants WHERE state = 'in_doubt'")
 
 
-@pytest.mark.timeout(count(90, 900))
+@pytest.mark.timeout(count(240, 900))
 @pytest.mark.parametrize("calls", [False, True], ids=["quiet-keys", "busy-keys"])
 def test_each_reference_has_one_effect_or_is_in_doubt_whoever_is_killed_when(tmp_path, calls):
     seed = int(os.environ.get("KILL_SEED") or secrets.randbits(32))

@@ -56,4 +56,5 @@ class Timetable:
             if self._due:
                 seconds = max(0.001, (self._due[0][0] - self.clock.now_ms()) / 1000)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), min(seconds, WAIT_SECONDS_MAX))
+                async with asyncio.timeout(min(seconds, WAIT_SECONDS_MAX)):
+                    await self._changed.wait()
