@@ -64,6 +64,7 @@ class Crediting:
         if progress.state != "applied":
             return order
         order = orders.move(connection, order, State.fulfilled)
+        orders.look_now(connection, order)  # where some of it is to go back already
         logger.info("order %s is fulfilled: %d credits for %s", order.id, order.credits, order.key_id)
         self._outbox.tell_of_order(connection, "order.fulfilled", order)
         return order

@@ -178,7 +178,8 @@ def review(connection: Connection, order: Order, cause: str, payment_id: str | N
     """It is not credited unless a person says so."""
     _alert(order, cause)
     payment_id = payment_id or order.payment_id
-    return move(connection, order, State.review, cause=cause, needs_person=1, payment_id=payment_id)
+    values = {"cause": cause, "needs_person": 1, "payment_id": payment_id, "look_at": None}
+    return move(connection, order, State.review, **values)
 
 
 def ask_person(connection: Connection, order: Order, cause: str) -> None:
@@ -190,6 +191,12 @@ def ask_person(connection: Connection, order: Order, cause: str) -> None:
 def look_later(connection: Connection, order_id: str, due_at: int | None) -> None:
     """When Stripe is to be asked about its refunds and disputes; None: not by itself."""
     connection.execute(update(orders).where(orders.c.id == order_id).values(look_at=due_at))
+
+
+def look_now(connection: Connection, order: Order) -> None:
+    """Where Stripe is to be asked about its refunds and disputes at some time, let that be now."""
+    waiting = orders.c.id == order.id, orders.c.look_at.is_not(None)
+    connection.execute(update(orders).where(*waiting).values(look_at=now_ms()))
 
 
 def read_to_look_at(connection: Connection, limit: int) -> Sequence[Order]:
@@ -240,10 +247,13 @@ def decide(connection: Connection, order: Order, resolution: str | None, **value
 
 
 def learn(connection: Connection, order: Order, **values: Any) -> bool:
-    """Write down what was learnt of the order's refunds and disputes. False if somebody has learnt more meanwhile."""
+    """Write down what was learnt of the order's refunds and disputes. False if somebody has learnt more meanwhile, or
+    the order is in another state."""
     same = orders.c.id == order.id, orders.c.looks == order.looks, orders.c.clawed == order.clawed
     result = connection.execute(
-        update(orders).where(*same).values(looks=order.looks + 1, updated_at=now_ms(), **values)
+        update(orders)
+        .where(*same, orders.c.state == order.state.value)
+        .values(looks=order.looks + 1, updated_at=now_ms(), **values)
     )
     return bool(result.rowcount)
 

@@ -3,6 +3,9 @@
 Level-triggered: whatever event there was, in whatever order, Stripe is asked how the payment stands now, and the order
 is brought to what that means. `orders.looks` makes of two looks the later one count: who asked Stripe before somebody
 else wrote down his answer asks again.
+
+Credits go back only once they have arrived. Were those of an order clawed back that are still on their way, and never
+arrive, its buyer would owe what he was never given.
 """
 
 from __future__ import annotations
@@ -15,10 +18,11 @@ from sqlalchemy import Connection
 from gateway.billing import claws, orders
 from gateway.billing.freezes import Freezes
 from gateway.billing.fulfil import Fulfilment
-from gateway.billing.orders import UNFREEZE, Order
+from gateway.billing.orders import UNFREEZE, Order, State
 from gateway.billing.outbox import Outbox
 from gateway.billing.payments import Payment
 from gateway.billing.stripe_api import StripeApi
+from gateway.credits.ledger import now_ms
 from gateway.credits.provider import CreditsProvider
 from gateway.database.engine import Database
 from gateway.errors import BillingUnavailable, CreditsUnavailable
@@ -26,6 +30,7 @@ from gateway.errors import BillingUnavailable, CreditsUnavailable
 logger = logging.getLogger("gateway.billing")
 
 LOOKS_MAX = 10
+LOOK_AGAIN_MS = 600_000
 
 
 class Refunds:
@@ -82,10 +87,12 @@ class Refunds:
         return True
 
     def _learn(self, connection: Connection, order: Order, payment: Payment) -> bool:
-        target = clawed_target(order.credits, payment)
+        due = clawed_target(order.credits, payment)
+        target = due if order.state is State.fulfilled else order.clawed
+        look_at = None if target == due else now_ms() + LOOK_AGAIN_MS  # or as soon as they arrive
         is_frozen = payment.is_disputed or (payment.is_lost and order.resolution != UNFREEZE)
         values = {"clawed": target, "is_disputed": int(payment.is_disputed), "freeze_wanted": int(is_frozen)}
-        if not orders.learn(connection, order, look_at=None, **values):
+        if not orders.learn(connection, order, look_at=look_at, **values):
             return False
         if target == order.clawed:
             return True

@@ -18,7 +18,7 @@ from gateway.billing.freezes import Freezes
 from gateway.billing.fulfil import Fulfilment, Stray
 from gateway.billing.inbox import Work
 from gateway.billing.orders import State
-from gateway.billing.refunds import Refunds
+from gateway.billing.refunds import LOOK_AGAIN_MS, Refunds
 from gateway.credits.ledger import now_ms
 from gateway.credits.provider import CreditsProvider
 from gateway.database.engine import Database
@@ -30,7 +30,6 @@ BATCH = 200
 TOGETHER = 8
 """Objects that are looked at, at once: Stripe's limits are for all of us."""
 LEASE_MS = 120_000
-LOOK_AGAIN_MS = 600_000
 
 
 class InboxWorker:

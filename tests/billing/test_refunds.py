@@ -271,6 +271,46 @@ def test_refunds_that_are_told_before_the_sale_are_taken_from_it(shop, run):
     run(main())
 
 
+@pytest.mark.parametrize("becomes", ["given", "refused", "given by a person"])
+def test_what_is_refunded_before_its_credits_have_arrived_is_clawed_then_and_owed_by_nobody_if_they_never_do(
+    tmp_path, run, becomes
+):
+    async def main():
+        shop = Shop(tmp_path / "gateway.db", "unkey")
+        balances, faults = shop.ledger.server.database.balances, shop.ledger.server.faults
+        async with shop.open(), shop.gateway() as gateway:
+            _, key = await gateway.buyer()
+            _, other = await gateway.buyer()
+            checkout = await gateway.buy(key)
+            shop.ledger.fail("error", "getKey", status=500)
+            shop.acts.pay(checkout.checkout_id)
+            for cents in (300, 100):
+                shop.acts.refund(checkout.checkout_id, cents)
+                for event in shop.events():
+                    await gateway.receive(event)
+                await gateway.billing._inbox._work()
+            assert shop.states() == {checkout.order_id: "paid"}
+            shop.audit()
+            if becomes != "given":
+                balances.set(key.key_id, None)  # unlimited, behind our back
+            faults.clear()
+            await gateway.settle()
+            shop.audit()
+            if becomes != "given":
+                assert (shop.states(), shop.debt()) == ({checkout.order_id: "review"}, 0)
+                balances.set(key.key_id, 0)
+                word = "reject" if becomes == "refused" else "fulfil"
+                await gateway.desk.resolve_order(checkout.order_id, word)
+                await gateway.settle()
+                shop.audit()
+            assert await gateway.available(key) == (0 if becomes == "refused" else 60)
+            await buy_again(shop, gateway, other)
+            assert (await gateway.available(other), shop.debt()) == (100, 0)
+        shop.audit()
+
+    run(main())
+
+
 def test_refunds_of_what_we_did_not_sell_are_left_alone(local_shop, run):
     async def main():
         shop = local_shop
