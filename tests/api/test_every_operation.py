@@ -34,6 +34,21 @@ NUMBERS = {
 FINE_AS_ZERO = {("createApiKey", "credits")}
 """A key without credits is one."""
 NOBODYS = {"key_id": "key_00000000000000000000", "order_id": "order_000000000000000000000000"}
+ODD_TEXTS = {
+    "NUL": "a\0b",
+    "a megabyte": "a" * 1_048_576,
+    "half a surrogate pair": "\ud800",
+    "line break": "a\n",
+    "empty": "",
+    "5": 5,
+    "true": True,
+    "null": None,
+    "a list": ["a"],
+    "an object": {"a": "b"},
+}
+NO_WORDS = {**ODD_TEXTS, "homoglyphs": "ѕ", "full-width": "ｓ"}
+"""Where text is a name that must be told apart from others, not words for a person."""
+FOR_A_PERSON = {"name", "reason"}
 KEY_IDS = {"NUL": "key_\0", "a megabyte": "k" * 1_048_576, "homoglyphs": "kеy_1", "empty": "", "a path": "../key_1"}
 
 
@@ -125,6 +140,53 @@ def test_what_is_no_user_id_or_key_id_is_refused_by_name_wherever_one_is_taken(w
         await nothing_moved(api)
 
     with_api(test)
+
+
+def test_what_is_no_text_is_refused_by_name_wherever_text_is_taken(with_api):
+    ids = {"user_id", "key_id"}
+    asked = [(operation, name) for operation, name in in_bodies("string") if name not in ids]
+    assert {(operation.name, name) for operation, name in asked} == {
+        ("createApiKey", "name"),
+        *(("adjustCredits", name) for name in ("kind", "reason", "reference")),
+        ("createCheckout", "pack"),
+    }
+
+    async def test(api):
+        api.made = await api.new_key()
+        for operation, field in asked:
+            for value in (ODD_TEXTS if field in FOR_A_PERSON else NO_WORDS).values():
+                await refused_by_name(api, operation, field, value)
+        await nothing_moved(api)
+
+    with_api(test)
+
+
+def test_what_is_no_page_is_refused_by_name_wherever_there_are_pages(with_api):
+    asked = [*in_queries("limit", "cursor")]
+    assert {operation.name for operation, _ in asked} == {"listApiKeys", "listTransactions"}
+    limits = ("0", "-1", "101", str(2**63), "1" * 5_000, "1.5", "1e1", "ten", "true", "null", "", "%00", "%D9%A1")
+    cursors = ("%00", "a" * 5_000, "%D0%B0", "null", "-", "a%0A")
+
+    async def test(api):
+        made = await api.new_key()
+        for operation, field in asked:
+            for value in limits if field == "limit" else cursors:
+                answer = await api.call(f"GET {operation.path}?{field}={value}", key=made["api_key"])
+                assert list(answer.errors) == [field], (operation.name, value)
+                assert len(answer.body) < 1_000
+
+    with_api(test)
+
+
+def test_no_field_is_taken_that_no_test_here_asks_about():
+    """A field of another type than number or text would be asked about by none of the above."""
+    for operation in OPERATIONS:
+        for model in (operation.body, operation.query):
+            if isinstance(model, type):
+                assert set(fields_of(model).values()) <= {"integer", "string"}, operation.name
+                assert fields_of(model).keys() == model.model_fields.keys(), operation.name
+        if operation.query is not None:
+            assert fields_of(operation.query).keys() <= {"user_id", "key_id", "limit", "cursor"}, operation.name
 
 
 @pytest.mark.parametrize("who", [{"user": "bob"}, {"key": "bob"}], ids=["a user", "a key"])
