@@ -43,6 +43,8 @@ def reinstate(connection: Connection, provider: CreditsProvider, order: Order, c
     except (Invalid, Conflict) as error:
         cause = f"{credits - paid} credits are to be given back and can't: {error.detail}"
         orders.ask_person(connection, order, cause)
+    else:
+        _await(connection, provider, order, reference)
 
 
 def net_debt(connection: Connection, provider: CreditsProvider, order: Order) -> None:
@@ -54,20 +56,27 @@ def net_debt(connection: Connection, provider: CreditsProvider, order: Order) ->
 
 
 def read_open(connection: Connection, after: str, limit: int) -> Sequence[str]:
-    """References of clawbacks on their way, in their order, from behind `after`."""
+    """References of what is on its way back or forth, in their order, from behind `after`."""
     query = select(claws.c.reference).where(claws.c.reference > after).order_by(claws.c.reference).limit(limit)
     return list(connection.execute(query).scalars())
 
 
 def settle(connection: Connection, provider: CreditsProvider, reference: str) -> bool:
-    """What a clawback lacked in the end is owed. False if it is not known yet."""
+    """What a clawback lacked in the end is owed; what the key's keeper does not take back is a person's business.
+    False if it is not known yet."""
     progress = provider.progress_in(connection, reference)
     if progress is not None and progress.state not in {"applied", "failed"}:
         return False
     mine = delete(claws).where(claws.c.reference == reference).returning(claws.c.order_id)
     order_id = connection.execute(mine).scalar()  # None: another process was quicker
-    if order_id is not None and progress is not None and progress.shortfall:
-        accounts.add_debt(connection, orders.must_find(connection, order_id), progress.shortfall)
+    if order_id is None or progress is None:
+        return True
+    order = orders.must_find(connection, order_id)
+    if progress.shortfall:
+        accounts.add_debt(connection, order, progress.shortfall)
+    elif progress.state == "failed":
+        cause = f"credits are to be given back, and the key's keeper refuses them: entry {reference}"
+        orders.ask_person(connection, order, cause)
     return True
 
 
@@ -80,7 +89,12 @@ def _take(
     except (Invalid, Conflict) as error:
         logger.warning("%d credits of %s can't be taken back, so they are owed: %s", credits, order.id, error.detail)
         return 0
+    _await(connection, provider, order, reference)
+    return taken
+
+
+def _await(connection: Connection, provider: CreditsProvider, order: Order, reference: str) -> None:
+    """See to its end what a keeper elsewhere does not have yet."""
     progress = provider.progress_in(connection, reference)
     if progress is not None and progress.state != "applied":
         connection.execute(insert(claws).values(reference=reference, order_id=order.id))
-    return taken

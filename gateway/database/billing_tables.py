@@ -105,7 +105,8 @@ claws = Table(
     sqlite_strict=True,
     sqlite_with_rowid=False,
 )
-"""Clawbacks on their way to a keeper elsewhere. Deleted when it is known what was there; the shortfall becomes debt."""
+"""Clawbacks and reinstatements on their way to a keeper elsewhere. Deleted when it is known what became of them: what a
+clawback lacked becomes debt."""
 
 stripe_events = Table(
     "stripe_events",

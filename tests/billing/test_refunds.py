@@ -374,6 +374,23 @@ def test_what_can_not_be_given_back_is_a_persons_business(local_shop, run):
     run(main())
 
 
+def test_what_unkey_refuses_to_take_back_later_is_a_persons_business(tmp_path, run):
+    async def main():
+        shop = Shop(tmp_path / "gateway.db", "unkey")
+        async with shop.open(), shop.gateway() as gateway:
+            _, key, checkout = await sold(shop, gateway)
+            dispute = shop.acts.dispute(checkout.checkout_id)
+            await deliver(shop, gateway)
+            shop.audit()
+            shop.ledger.server.database.balances.set(key.key_id, None)  # unlimited, behind our back
+            shop.acts.close_dispute(dispute["id"], "won")
+            await deliver(shop, gateway)
+            (order,) = await gateway.desk.list_orders(is_all=False, limit=10)
+            assert (order.id, "given back" in order.cause) == (checkout.order_id, True)
+
+    run(main())
+
+
 @given(
     st.integers(1, 10**9),
     st.integers(0, 10**8),
