@@ -74,7 +74,7 @@ class Fulfilment:
 
     def _oddities(self, connection: Connection, order: Order, checkout: StripeCheckout) -> list[str]:
         """Everything about a complete checkout that is not as we made it."""
-        expected = {
+        expected: dict[str, tuple[object, object]] = {
             "livemode": (checkout.livemode, self._livemode),
             "the order's livemode": (order.livemode, self._livemode),
             "mode": (checkout.mode, "payment"),
@@ -82,8 +82,10 @@ class Fulfilment:
             "currency": (checkout.currency, order.currency),
             "amount_subtotal": (checkout.amount_subtotal, order.amount_cents),
             "client_reference_id": (checkout.client_reference, order.id),
-            "metadata.order_id": (checkout.order_id, order.id),
         }
+        for name, was in orders.metadata_of(order).items():
+            if name in checkout.metadata or name == "order_id":
+                expected[f"metadata.{name}"] = checkout.metadata.get(name), was
         odd = [f"{name} is {is_!r} instead of {was!r}" for name, (is_, was) in expected.items() if is_ != was]
         if checkout.payment_status not in {"paid", "unpaid", "no_payment_required"}:
             odd.append(f"payment_status is {checkout.payment_status!r}")
@@ -100,7 +102,7 @@ def _match(connection: Connection, checkout: StripeCheckout) -> Order | None:
     order = orders.find_by_checkout(connection, checkout.id)
     if order is not None:
         return order
-    claimed = checkout.client_reference or checkout.order_id or ""
+    claimed = checkout.order_id or ""
     if not claimed.startswith(orders.PREFIX):
         return None
     order = orders.find(connection, claimed)

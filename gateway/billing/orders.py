@@ -103,6 +103,19 @@ class Order:
         return self.state in UNPAID and self.resolution is None
 
 
+def metadata_of(order: Order) -> dict[str, str]:
+    """What Stripe keeps of it beside its own things, for whoever looks there. Nothing is credited by it; what is there
+    and differs makes the sale odd."""
+    return {
+        "order_id": order.id,
+        "user_id": order.user_id,
+        "key_id": order.key_id,
+        "pack": order.pack,
+        "quantity": str(order.quantity),
+        "credits": str(order.credits),
+    }
+
+
 def create(
     connection: Connection, sale: Sale, *, user_id: str, key_id: str, livemode: bool, attempt: str | None
 ) -> tuple[Order, bool]:

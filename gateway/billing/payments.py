@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 
@@ -20,9 +21,9 @@ class Terms:
 class StripeCheckout:
     """A Checkout Session. Amounts are in the currency's smallest unit; `created_at` is in Unix seconds.
 
-    `order_id` is what its metadata say, `client_reference` what the session says itself. `payment_id` None: there is
-    nothing to pay, or nobody has tried yet. `payment_status` is paid, unpaid or no_payment_required; `payment_state`
-    is the payment intent's own status.
+    `metadata` are as we gave them to it, or not; `client_reference` is its own word for the order. `payment_id` None:
+    there is nothing to pay, or nobody has tried yet. `payment_status` is paid, unpaid or no_payment_required;
+    `payment_state` is the payment intent's own status.
     """
 
     id: str
@@ -35,10 +36,15 @@ class StripeCheckout:
     amount_subtotal: int
     amount_total: int
     client_reference: str | None
-    order_id: str | None
+    metadata: Mapping[str, str]
     payment_id: str | None
     payment_state: str | None
     created_at: int
+
+    @property
+    def order_id(self) -> str | None:
+        """The order that it says it is of."""
+        return self.client_reference or self.metadata.get("order_id")
 
 
 @dataclass(frozen=True, slots=True)

@@ -188,7 +188,7 @@ class _Failures:
 def _may_change(order: Order | None, checkout: StripeCheckout) -> bool:
     """Whether what Stripe lists says other than the order, or may."""
     if order is None:
-        return (checkout.client_reference or checkout.order_id or "").startswith(orders.PREFIX)
+        return (checkout.order_id or "").startswith(orders.PREFIX)
     if not order.is_open:
         return False
     if checkout.status in {"open", "expired"}:

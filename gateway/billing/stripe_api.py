@@ -25,7 +25,7 @@ from stripe.params import (
 )
 from stripe.params.checkout import SessionCreateParams, SessionListParams, SessionRetrieveParams
 
-from gateway.billing.orders import Order
+from gateway.billing.orders import Order, metadata_of
 from gateway.billing.payments import Payment, StripeCheckout, Terms
 from gateway.errors import BillingUnavailable, Conflict, GatewayError
 
@@ -204,14 +204,7 @@ def checkout_params(order: Order, pack_name: str, terms: Terms, customer_id: str
 
     Metadata of a session don't reach its payment, so both get them.
     """
-    metadata = {
-        "order_id": order.id,
-        "user_id": order.user_id,
-        "key_id": order.key_id,
-        "pack": order.pack,
-        "quantity": str(order.quantity),
-        "credits": str(order.credits),
-    }
+    metadata = metadata_of(order)
     asked: SessionCreateParams = {
         "mode": "payment",
         "client_reference_id": order.id,
@@ -299,16 +292,11 @@ def _checkout(session: Session) -> StripeCheckout:
             amount_subtotal=-1 if session.amount_subtotal is None else session.amount_subtotal,
             amount_total=-1 if session.amount_total is None else session.amount_total,
             client_reference=session.client_reference_id,
-            order_id=_metadata(session, "order_id"),
+            metadata={} if session.metadata is None else dict(session.metadata.to_dict()),
             payment_id=_id_of(intent),
             payment_state=None if intent is None or isinstance(intent, str) else intent.status,
             created_at=session.created,
         )
-
-
-def _metadata(session: Session, name: str) -> str | None:
-    metadata = session.metadata
-    return metadata[name] if metadata is not None and name in metadata else None
 
 
 def _id_of(reference: str | stripe.StripeObject | None) -> str | None:

@@ -174,17 +174,39 @@ def test_a_checkout_that_is_not_as_we_made_it_is_reviewed_and_never_credited(loc
     run(main())
 
 
-def test_tampered_metadata_change_nothing_but_the_state(local_shop, run):
-    """Credits and price come from the order; what metadata say of them is not even read."""
+TAMPERED = {"credits": "1000000", "quantity": "99", "pack": "large", "key_id": "key_other", "user_id": "user_2"}
 
+
+@pytest.mark.parametrize("name", [*TAMPERED, "order_id"])
+def test_tampered_metadata_credit_nothing_and_are_shown_to_a_person(local_shop, run, name):
+    async def main():
+        shop = local_shop
+        async with shop.open(), shop.gateway() as gateway:
+            _, key = await gateway.buyer()
+            _, other = await gateway.buyer("user_2")
+            checkout, honest = await gateway.buy(key), await gateway.buy(other)
+            tampered = {**TAMPERED, "key_id": other.key_id, "order_id": honest.order_id}[name]
+            shop.acts.pay(checkout.checkout_id)
+            shop.stripe.database.sessions.get(checkout.checkout_id)["metadata"][name] = tampered
+            await deliver(shop, gateway)
+            await gateway.billing.reconcile(3)
+            assert shop.states() == {checkout.order_id: "review", honest.order_id: "open"}
+            assert [await gateway.available(either) for either in (key, other)] == [0, 0]
+            (order,) = await gateway.desk.list_orders(is_all=False, limit=10)
+            assert f"metadata.{name} is {tampered!r}" in order.cause
+        shop.audit()
+
+    run(main())
+
+
+def test_a_merchants_own_metadata_do_not_matter(local_shop, run):
     async def main():
         shop = local_shop
         async with shop.open(), shop.gateway() as gateway:
             _, key = await gateway.buyer()
             checkout = await gateway.buy(key)
             shop.acts.pay(checkout.checkout_id)
-            session = shop.stripe.database.sessions.get(checkout.checkout_id)
-            session["metadata"].update(credits="1000000", quantity="99", pack="large", key_id="key_other")
+            shop.stripe.database.sessions.get(checkout.checkout_id)["metadata"]["campaign"] = "spring"
             await deliver(shop, gateway)
             assert await gateway.available(key) == 100
         shop.audit()
