@@ -108,7 +108,8 @@ class Books:
             # A doubt about the first use of a key knows it by its secret only.
             self.doubts = rows(
                 """SELECT k.id, amount, request_id, cause FROM doubts d
-                   LEFT JOIN keys k ON k.id = d.key OR (d.key = 0 AND k.key_hash = d.key_hash)
+                   LEFT JOIN keys k ON k.id = d.key OR (d.key = 0 AND (k.key_hash = d.key_hash
+                       OR k.id IN (SELECT key FROM retired_keys r WHERE r.key_hash = d.key_hash)))
                    WHERE resolution IS NULL"""
             )
             self.grants = Counter(state for (state,) in rows("SELECT state FROM grants"))

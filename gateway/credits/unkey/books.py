@@ -13,6 +13,7 @@ from sqlalchemy import (
     Connection,
     Row,
     Select,
+    Table,
     and_,
     exists,
     func,
@@ -154,14 +155,26 @@ def find_rows(connection: Connection, unkey_ids: Sequence[str]) -> dict[str, Row
 
 def read_asked(connection: Connection, number: int, but: int = 0) -> int:
     """Credits that open holds of the key, `but` one, have asked of Unkey and that are not in its pool yet."""
+    mine = is_of(unkey_holds, number)
+    query = select(func.coalesce(func.sum(unkey_holds.c.asked), 0)).where(mine, unkey_holds.c.id != but)
+    return int(connection.execute(query).scalar_one())
+
+
+def is_of(table: Table, number: int) -> ColumnElement[bool]:
+    """Holds or doubts of the key. Those from before it was written down know it by its secret only, which may have been
+    rotated away since."""
     hashes = union_all(
         select(keys.c.key_hash).where(keys.c.id == number),
         select(retired_keys.c.key_hash).where(retired_keys.c.key == number),
     )
-    # Those that were taken before the key was written down know it by its secret only.
-    mine = or_(unkey_holds.c.key == number, and_(unkey_holds.c.key == 0, unkey_holds.c.key_hash.in_(hashes)))
-    query = select(func.coalesce(func.sum(unkey_holds.c.asked), 0)).where(mine, unkey_holds.c.id != but)
-    return int(connection.execute(query).scalar_one())
+    return or_(table.c.key == number, and_(table.c.key == 0, table.c.key_hash.in_(hashes)))
+
+
+def _has(doubt: Any) -> ColumnElement[bool]:
+    """The key that a doubt is about: `is_of` from the other side."""
+    retired = select(retired_keys.c.key).where(retired_keys.c.key_hash == doubt.key_hash).correlate(doubts)
+    seen_later = or_(keys.c.key_hash == doubt.key_hash, keys.c.id.in_(retired))
+    return or_(keys.c.id == doubt.key, and_(doubt.key == 0, seen_later))
 
 
 # Stopping and replacing keys
@@ -238,12 +251,11 @@ def resolve_doubt(connection: Connection, doubt_id: int, resolution: str) -> Dou
 
 def _select_doubts() -> Select[Any]:
     """With the key's name, also where the key was seen only after its call."""
-    same = or_(keys.c.id == doubts.c.key, and_(doubts.c.key == 0, keys.c.key_hash == doubts.c.key_hash))
-    return select(doubts, keys.c.key_id).join(keys, same, isouter=True)
+    return select(doubts, keys.c.key_id).select_from(doubts.join(keys, _has(doubts.c), isouter=True))
 
 
 def _fund(connection: Connection, doubt: Row[Any]) -> None:
-    key = lock_key(connection, keys.c.id == doubt.key if doubt.key else keys.c.key_hash == doubt.key_hash)
+    key = lock_key(connection, _has(doubt))
     if key is None:
         raise Invalid(
             "The key has never been seen since, so there is no pool for its credits. Add them at Unkey and resolve this"

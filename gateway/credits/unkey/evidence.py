@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, exists, func, or_, select
+from sqlalchemy import Connection, Row, exists, func, or_, select
 
 from gateway.credits.ledger import now_ms
 from gateway.credits.provider import CREDITS_MAX
@@ -48,7 +48,7 @@ def read_uncertain(connection: Connection, row: Row[Any], lag_ms: int) -> int:
 def _read_doubtful(connection: Connection, key: Row[Any], sent_at: int, lag_ms: int) -> int:
     """Calls of which nobody knew whether Unkey took them: since the grant was sent, or so shortly before that the count
     need not have shown it; and older ones that were decided since, for their credits came into the pool only then."""
-    mine = or_(doubts.c.key == key.id, and_(doubts.c.key == 0, doubts.c.key_hash == key.key_hash))
+    mine = books.is_of(doubts, key.id)
     when = or_(doubts.c.created_at >= sent_at - lag_ms, doubts.c.resolved_at >= sent_at)
     query = select(func.coalesce(func.sum(doubts.c.amount), 0)).where(mine, when)
     return int(connection.execute(query).scalar_one())
@@ -56,8 +56,7 @@ def _read_doubtful(connection: Connection, key: Row[Any], sent_at: int, lag_ms: 
 
 def has_open(connection: Connection, number: int, since_ms: int, until_ms: int) -> bool:
     """Whether a call that began between these times has asked Unkey for credits that are not in the pool yet."""
-    key = connection.execute(select(keys).where(keys.c.id == number)).one()
-    mine = or_(unkey_holds.c.key == number, and_(unkey_holds.c.key == 0, unkey_holds.c.key_hash == key.key_hash))
+    mine = books.is_of(unkey_holds, number)
     asking = unkey_holds.c.asked > 0, unkey_holds.c.created_at.between(since_ms, until_ms)
     return bool(connection.execute(select(exists().where(mine, *asking))).scalar_one())
 

@@ -119,8 +119,9 @@ class UnkeyLedger:
             there = self.remaining(unkey_id)
             doubtful = self._sum(
                 """SELECT sum(amount) FROM doubts WHERE resolution IS NULL AND (key = ?
-                   OR (key = 0 AND key_hash = (SELECT key_hash FROM keys WHERE id = ?)))""",  # a key then never seen
-                *(number, number),
+                   OR (key = 0 AND key_hash IN (SELECT key_hash FROM keys WHERE id = ?
+                       UNION SELECT key_hash FROM retired_keys WHERE key = ?)))""",  # a key then never seen
+                *(number, number, number),
             )
             pending = self._sum(
                 "SELECT sum(amount) FROM grants WHERE key = ? AND state IN ('pending', 'sending')", number

@@ -9,7 +9,9 @@ import time
 
 import pytest
 
+from gateway.credits.batch import End
 from gateway.credits.provider import Hold, HoldLost
+from gateway.credits.unkey.holds import Confirm
 from gateway.errors import CreditsUnavailable, Invalid, InvalidKey, KeyDisabled, OutOfCredits
 from gateway.sandbox.unkey.permissions import RootKey
 from gateway.sandbox.unkey.server import ROOT_KEY
@@ -303,7 +305,7 @@ def test_a_new_secret_is_not_shadowed_by_what_was_said_before_it_was_made(ledger
 
 def test_many_different_unknown_keys_leave_nothing_behind(ledger, run):
     async def main():
-        async with ledger.provider() as provider:
+        async with ledger.patient_provider() as provider:
             outcomes = await asyncio.gather(
                 *(hold(provider, f"gw_{n}", 3, f"r{n}") for n in range(CROWD)), return_exceptions=True
             )
@@ -662,6 +664,47 @@ def test_a_doubt_about_a_key_that_was_never_seen_goes_to_it_when_it_has_been(led
             resolved = await provider.resolve_movement(movement.id, "applied" if applied else "not-applied")
             assert resolved.key_id == key_id
             assert (await provider.balance(key_id)).available == 45
+        ledger.audit({})
+
+    run(main())
+
+
+@pytest.mark.parametrize("applied", [True, False])
+def test_a_doubt_about_a_key_that_was_never_seen_goes_to_it_though_it_was_rotated_since(ledger, run, applied):
+    async def main():
+        ledger.section = {"verify_timeout_seconds": 0.4}
+        async with ledger.provider() as provider:
+            key_id, secret = ledger.server.create_key(credits=50)
+            ledger.fail("silent", takes_effect=applied, times=1)
+            with pytest.raises(CreditsUnavailable):
+                await hold(provider, secret, 10, "r1")
+            await written(provider)
+            ledger.section = {}
+            await provider.settle(await hold(provider, secret, 5, "r2"), 5)
+            await provider.rotate(key_id)
+            ledger.audit({key_id: 0})  # what was taken before it was first seen is in none of its entries
+            (movement,) = await provider.list_movements(unsettled=True)
+            assert (movement.key_id, movement.amount) == (key_id, -10)
+            await provider.resolve_movement(movement.id, "applied" if applied else "not-applied")
+            assert (await provider.balance(key_id)).available == 45
+        ledger.audit({})
+
+    run(main())
+
+
+@pytest.mark.parametrize("kept", [5, 0])
+def test_unkeys_yes_and_the_end_of_a_hold_in_one_batch_leave_nothing_held(ledger, run, kept):
+    async def main():
+        async with ledger.provider() as provider:
+            secret, key = await provider.create("u", credits=100)
+            taken = await hold(provider, secret, 7, "r1")
+            await written(provider)
+            transaction = provider.journal._open_transaction()
+            transaction.commit([], [Confirm(None, taken, None, None, 0), End(None, taken, kept, None, 0)])
+            transaction.close()
+            assert ledger.rows("SELECT balance, held FROM keys") == [(7 - kept, 0)]
+            assert ledger.open_holds() == 0
+            assert (await provider.balance(key.key_id)).available == 100 - kept
         ledger.audit({})
 
     run(main())
