@@ -1,6 +1,10 @@
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 BIN := .venv/bin
+# Compiled once and kept: the tests start some five hundred processes, and each would compile all of the gateway anew.
+export PYTHONDONTWRITEBYTECODE :=
+# Tests kill processes, not machines: their databases need no disk, and a slow one is most of what they wait for.
+MEMORY := $(shell test "$$(df -k --output=avail /dev/shm 2>/dev/null | tail -1)" -gt 2000000 2>/dev/null && echo /dev/shm)
 # Many tests wait for a clock or a process, so two at a time for each core; each worker first has to collect them all.
 TEST_WORKERS ?= $(shell cores=$$(nproc); echo $$((cores < 4 ? 2 * cores : 8)))
 
@@ -17,6 +21,8 @@ install: .venv/ready ## A virtual environment in .venv with the `gateway` comman
 
 run: install ## A gateway, a demo upstream, a funded key, and a curl line to paste
 	$(BIN)/gateway dev
+
+test test-browser torture: export TMPDIR := $(or $(MEMORY),$(TMPDIR),/tmp)
 
 test: install ## Every test, with counts that fit in minutes
 	# Two tests a core: who starves beside the others is asked once more, alone. What is broken fails again.

@@ -4,6 +4,7 @@ test`, many in `make torture`."""
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,6 +16,12 @@ from tests.database.postgres import PostgresServer
 settings.register_profile("quick", max_examples=50, deadline=None)
 settings.register_profile("torture", max_examples=1_000, deadline=None)
 settings.load_profile("torture" if os.environ.get("TORTURE") else "quick")
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Name what fails as it fails: a run that is cut off, or that goes on for minutes, has told."""
+    if report.failed and sys.__stderr__ is not None and "PYTEST_XDIST_WORKER" not in os.environ:
+        print(f"\nfailed: {report.nodeid} ({report.when})", file=sys.__stderr__, flush=True)
 
 
 @pytest.fixture(scope="session")

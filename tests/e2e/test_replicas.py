@@ -1,18 +1,30 @@
-"""Two replicas of two workers each on one PostgreSQL: I1 in a crowd."""
+"""Two replicas of two workers each on one PostgreSQL: I1 in a crowd, and the books when replicas and the server die."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import random
+import secrets
 import subprocess
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
+from tests.e2e import test_kill
 from tests.e2e.audit import audit
 from tests.e2e.caller import request
-from tests.e2e.harness import COMMAND, Gateway, allow_many_sockets, gateway, settings
+from tests.e2e.harness import COMMAND, Gateway, allow_many_sockets, count, gateway, settings, until_async
 from tests.e2e.test_concurrency import CREDITS, assert_exactly, call_at_once
+from tests.e2e.test_kill import KEYS, QUICK, ROUTES, Load
 from tests.e2e.upstream import Upstream
+
+HARMS = {"replica": count(2, 100), "server": count(2, 50)}
+SERVED_AGAIN = 30
+"""Calls that must be served after each harm, before the next."""
 
 
 @contextlib.contextmanager
@@ -44,3 +56,55 @@ def test_replicas_want_a_migrated_database_and_sell_exactly_what_the_credits_pay
         assert_exactly(10, answers, upstream)
         assert [one.stop() for one in both] == [0, 0]
         assert audit(url, upstream, answers).available(key_id) == 0
+
+
+@pytest.mark.timeout(count(240, 3_600))
+def test_the_books_hold_when_replicas_are_killed_and_the_server_dies_under_load(tmp_path, postgres):
+    """And everybody is answered, or sees the connection break: `Load` waits for no answer longer than 30 s."""
+    seed = int(os.environ.get("KILL_SEED") or secrets.randbits(32))
+    print(f"KILL_SEED={seed}")
+    chance = random.Random(seed)
+    harms = [what for what, times in HARMS.items() for _ in range(times)]
+    chance.shuffle(harms)
+    url = postgres.create()
+    sections = {"upstream": {"response_timeout_seconds": 0.5}, "routes": ROUTES, "credits": QUICK}
+    with Upstream() as upstream, replicas(tmp_path, url, upstream.url, **sections) as both:
+        keys = [both[0].create_key(test_kill.CREDITS, user=f"user-{number}")[0] for number in range(KEYS)]
+        for one in both:
+            one.start()
+        loads = [Load(one, keys, chance) for one in both]
+
+        async def harm(what: str) -> None:
+            await asyncio.sleep(chance.uniform(0.1, 0.8))
+            if what == "server":
+                await asyncio.to_thread(postgres.restart)
+            else:
+                victim = chance.choice(both)
+                victim.kill_group()
+                await asyncio.to_thread(victim.start)
+            before = served(loads)
+            await until_async(lambda: served(loads) >= before + SERVED_AGAIN, 60)
+
+        async def story() -> None:
+            async with asyncio.TaskGroup() as callers:
+                for load in loads:
+                    callers.create_task(load.run())
+                try:
+                    for what in harms:
+                        await harm(what)
+                finally:
+                    for load in loads:
+                        load.stopped = True
+
+        asyncio.run(story())
+        assert [one.stop() for one in both] == [0, 0]
+        assert not any("Traceback" in one.errors for one in both)
+        answers = [answer for load in loads for answer in load.answers]
+        audit(url, upstream, answers)
+    statuses = Counter(f"{answer.status} {answer.slug}".rstrip() for answer in answers)
+    print(f"{HARMS}; calls {dict(statuses)}")
+    assert {answer.status for answer in answers} <= {0, 200, 404, 500, 502, 503, 504}
+
+
+def served(loads: list[Load]) -> int:
+    return sum(answer.status == 200 for load in loads for answer in load.answers)
