@@ -22,7 +22,7 @@ from tests.e2e.test_concurrency import CREDITS, assert_exactly, call_at_once
 from tests.e2e.test_kill import KEYS, QUICK, ROUTES, Load
 from tests.e2e.upstream import Upstream
 
-HARMS = {"replica": count(2, 100), "server": count(2, 50)}
+HARMS = {"replica": count(1, 100), "server": count(1, 50)}
 SERVED_AGAIN = 30
 """Calls that must be served after each harm, before the next."""
 
