@@ -35,8 +35,11 @@ def event(**changed):
 
 
 def sign(body: bytes, secret: str = SECRET, at: float = 0, scheme: str = "v1") -> str:
+    return sign_at(int(time.time() + at), body, secret, scheme)
+
+
+def sign_at(seconds: int, body: bytes, secret: str, scheme: str = "v1") -> str:
     """Written from Stripe's description, not with its SDK."""
-    seconds = int(time.time() + at)
     digest = hmac.new(secret.encode(), f"{seconds}.".encode() + body, hashlib.sha256).hexdigest()
     return f"t={seconds},{scheme}={digest}"
 
@@ -169,14 +172,15 @@ def test_forged_and_mutated_webhooks_are_refused_without_a_trace(local_shop, run
 
 
 @settings(max_examples=PAYLOADS, deadline=None, suppress_health_check=list(HealthCheck))
-@given(st.text(max_size=400), st.sampled_from([SECRET, "whsec_ünïcödé", "x"]), st.integers(-299, 299))
+@given(st.text(max_size=400), st.sampled_from([SECRET, "whsec_ünïcödé", "x"]), st.integers(-240, 240))
 def test_our_verifier_agrees_with_the_sdks_signer_and_with_one_written_from_the_description(text, secret, at):
     try:
         body = json.dumps({"text": text}, ensure_ascii=False).encode()
     except UnicodeEncodeError:
         body = json.dumps({"text": text}).encode()
-    theirs = WebhookSignature.generate_signature_header(body.decode(), secret, int(time.time()) + at)
-    assert theirs == sign(body, secret, at=int(theirs[2:].split(",")[0]) - time.time() + 0.5)
+    seconds = int(time.time()) + at
+    theirs = WebhookSignature.generate_signature_header(body.decode(), secret, seconds)
+    assert theirs == sign_at(seconds, body, secret)
     assert is_signed(body, theirs, secret)
     assert not is_signed(body, theirs, secret + "x")
     assert not is_signed(body + b" ", theirs, secret)
