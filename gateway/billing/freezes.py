@@ -14,6 +14,7 @@ from gateway.billing import leases
 from gateway.credits.provider import CreditsProvider
 from gateway.database.billing_tables import orders
 from gateway.database.engine import Database
+from gateway.errors import CreditsUnavailable, GatewayError
 
 logger = logging.getLogger("gateway.billing")
 
@@ -32,9 +33,15 @@ class Freezes:
         self._owner = owner
 
     async def settle(self) -> None:
-        """Switch every key that is not as it is wanted. Raises CreditsUnavailable."""
+        """Switch every key that is not as it is wanted; one that its keeper refuses to switch keeps no other waiting.
+        Raises CreditsUnavailable."""
         for key_id in await self._database.read(_read_keys):
-            await self._settle(key_id)
+            try:
+                await self._settle(key_id)
+            except CreditsUnavailable:
+                raise
+            except GatewayError as error:
+                logger.warning("key %s can't be frozen or unfrozen: %s", key_id, error.cause or error)
 
     async def _settle(self, key_id: str) -> None:
         name = f"freeze:{key_id}"

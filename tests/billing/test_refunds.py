@@ -356,6 +356,35 @@ def test_what_was_learnt_late_does_not_overrule_what_was_learnt_last(local_shop,
     run(main())
 
 
+def test_a_key_that_its_keeper_refuses_to_freeze_keeps_neither_refunds_nor_other_keys_waiting(
+    local_shop, run, monkeypatch
+):
+    async def main():
+        shop = local_shop
+        async with shop.open(), shop.gateway() as gateway:
+            (_, bad, first), (_, good, second) = [await sold(shop, gateway, 1, f"user_{number}") for number in range(2)]
+            enable = gateway.provider.enable
+
+            async def refuse_one(key_id, enabled):
+                if key_id == bad.key_id:
+                    raise Conflict("Not this one.")
+                return await enable(key_id, enabled)
+
+            monkeypatch.setattr(gateway.provider, "enable", refuse_one)
+            for checkout in (first, second):
+                shop.acts.dispute(checkout.checkout_id)
+            await deliver(shop, gateway)
+            assert set(shop.rows("SELECT state FROM stripe_events")) <= {("done",), ("ignored",)}
+            assert (clawed(shop, first), clawed(shop, second)) == (100, 100)
+            assert not (await gateway.provider.get(good.key_id)).enabled
+            monkeypatch.undo()
+            await gateway.settle()
+            assert not (await gateway.provider.get(bad.key_id)).enabled
+        shop.audit()
+
+    run(main())
+
+
 def test_what_can_not_be_given_back_is_a_persons_business(local_shop, run):
     async def main():
         shop = local_shop
