@@ -5,8 +5,8 @@ BIN := .venv/bin
 export PYTHONDONTWRITEBYTECODE :=
 # Tests kill processes, not machines: their databases need no disk, and a slow one is most of what they wait for.
 MEMORY := $(shell test "$$(df -k --output=avail /dev/shm 2>/dev/null | tail -1)" -gt 2000000 2>/dev/null && echo /dev/shm)
-# Many tests wait for a clock or a process, so two at a time for each core; each worker first has to collect them all.
-TEST_WORKERS ?= $(shell cores=$$(nproc); echo $$((cores < 4 ? 2 * cores : 8)))
+# Many tests wait for a clock or a process, so three for two cores; each worker first has to collect them all.
+TEST_WORKERS ?= $(shell cores=$$(nproc); echo $$((cores < 6 ? (3 * cores + 1) / 2 : 8)))
 
 help: ## What can be made here
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -25,7 +25,7 @@ run: install ## A gateway, a demo upstream, a funded key, and a curl line to pas
 test test-browser torture: export TMPDIR := $(or $(MEMORY),$(TMPDIR),/tmp)
 
 test: install ## Every test, with counts that fit in minutes
-	# Two tests a core: who starves beside the others is asked once more, alone. What is broken fails again.
+	# Who starves beside the others is asked once more, alone. What is broken fails again.
 	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadgroup --tb=short || \
 		$(BIN)/python -m pytest --last-failed --last-failed-no-failures none
 

@@ -23,6 +23,7 @@ import psutil
 
 from gateway.app import open_provider
 from gateway.config.load import load_config
+from tests.database.template import prepare_database
 
 TORTURE = bool(os.environ.get("TORTURE"))
 COMMAND = Path(sys.executable).with_name("gateway")
@@ -63,6 +64,8 @@ class Gateway:
     def __init__(self, directory: Path, config: Mapping[str, Any], *, name: str = "gateway") -> None:
         self.directory = directory
         self.database = directory / "gateway.db"
+        if config.get("database", {}).get("url") == f"sqlite:///{self.database}":
+            prepare_database(self.database)
         self.config_file = directory / f"{name}.yaml"
         self.config_file.write_text(json.dumps(config))
         self.errors_file = directory / f"{name}.stderr"

@@ -98,7 +98,7 @@ def test_a_crowd_of_first_sign_ups_of_one_user_gets_the_free_credits_once(tmp_pa
 
 
 def test_a_request_that_was_killed_at_any_moment_is_done_once_when_it_is_repeated(tmp_path, config, app):
-    rounds = count(3, 200)
+    rounds = count(2, 200)
     chance = random.Random(4)
     with gateway(tmp_path, config) as running:
         for number in range(rounds):

@@ -20,7 +20,7 @@ from tests.upstreams import hostile
 
 RESPONSE_SECONDS, IDLE_SECONDS = 0.4, 0.5
 COST = 2
-BODY_BYTES = count(small=100, full=1_000) * 1_000_000
+BODY_BYTES = count(small=50, full=1_000) * 1_000_000
 RSS_MAX_BYTES = 200_000_000
 RSS_GROWTH_MAX_BYTES = 60_000_000
 PROBLEMS = {

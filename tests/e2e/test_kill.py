@@ -36,7 +36,7 @@ ROUTES = [
 ]
 Harm = Callable[[Gateway, int, random.Random], Coroutine[Any, Any, Counter[str]]]
 QUICK = {"heartbeat_seconds": 0.2, "dead_after_seconds": 1.0}
-RUNS = [(200, QUICK), (40, {})] if TORTURE else [(10, QUICK)]
+RUNS = [(200, QUICK), (40, {})] if TORTURE else [(6, QUICK)]
 """How many kills, with which `credits` section: {} is the default heartbeat."""
 ENDED_WITHIN_SECONDS = 60
 """The contract: no hold of a dead process is open for longer."""
@@ -154,4 +154,4 @@ def test_the_books_hold_through_kill_9_at_random_moments(tmp_path, kills, credit
 @pytest.mark.timeout(count(240, 600))
 def test_the_books_hold_when_a_worker_that_was_taken_for_dead_goes_on(tmp_path):
     """Its holds were ended by the other: what it then gets from upstream must neither be served nor be charged."""
-    harm_and_audit(tmp_path, put_to_sleep_again_and_again, count(2, 30), QUICK)
+    harm_and_audit(tmp_path, put_to_sleep_again_and_again, count(1, 30), QUICK)

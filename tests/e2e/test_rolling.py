@@ -14,7 +14,7 @@ from tests.e2e.harness import Gateway, count, until_async
 from tests.e2e.test_replicas import replicas
 from tests.e2e.upstream import Upstream
 
-CALLS = count(1_500, 50_000)
+CALLS = count(500, 50_000)
 CALLERS = 32
 RATE = 500
 """Calls per second, at most."""

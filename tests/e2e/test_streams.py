@@ -16,7 +16,7 @@ from tests.e2e.audit import Books, open_holds
 from tests.e2e.harness import count, gateway, settings, until
 from tests.upstreams import hostile
 
-BIG_BYTES = count(small=100, full=1_000) * 1_000_000
+BIG_BYTES = count(small=50, full=1_000) * 1_000_000
 PIECE = os.urandom(1_000_000)
 EVENTS = 20
 PATIENCE_SECONDS = 30

@@ -26,7 +26,7 @@ from tests.e2e.granting import open_granter
 from tests.e2e.harness import COMMAND, count, settings, until, until_async
 from tests.e2e.unkey import Unkey
 
-KILLS = count(10, 100)
+KILLS = count(6, 100)
 GRANTERS = 2
 QUIET_KEYS, BUSY_KEYS = 3, 12
 """A busy key whose grant waits for a person gets no more."""
