@@ -26,8 +26,8 @@ from tests.e2e.unkey import Unkey
 from tests.e2e.upstream import TOLD, Upstream
 
 CALLERS = 64
-CALLS = count(300, 10_000)
-KILLS = count(2, 60)
+CALLS = count(600, 10_000)
+KILLS = count(4, 60)
 CREDITS = (1_000_000, 1_000_000, 50_000, 100)
 """Of the keys; the last one runs out."""
 GRANTED = 70
