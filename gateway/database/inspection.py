@@ -6,27 +6,16 @@ import contextlib
 import sqlite3
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from gateway.database.engine import DatabaseError
 from gateway.database.sqlite import BUSY_TIMEOUT_MS
-from gateway.database.tables import HOLDS_PER_INSTANCE
 
 STEPS = 100_000
 """Of SQLite's virtual machine between two looks at the clock; a few milliseconds."""
 PROBLEMS_MAX = 3
-
-
-@dataclass(frozen=True, slots=True)
-class OpenHolds:
-    """`oldest_at` is Unix milliseconds, None where there are none. `orphan_count`: those of processes that are gone."""
-
-    count: int
-    oldest_at: int | None
-    orphan_count: int
 
 
 class Inspection:
@@ -44,9 +33,9 @@ class Inspection:
 
     def read_revision(self) -> str | None:
         """The schema's revision; None where no gateway has made one."""
-        if not self._rows("SELECT 1 FROM sqlite_schema WHERE name = 'alembic_version'"):
+        if not self.rows("SELECT 1 FROM sqlite_schema WHERE name = 'alembic_version'"):
             return None
-        rows = self._rows("SELECT version_num FROM alembic_version")
+        rows = self.rows("SELECT version_num FROM alembic_version")
         return str(rows[0][0]) if rows else None
 
     def take_write_lock(self) -> None:
@@ -60,7 +49,7 @@ class Inspection:
         give_up_at = time.monotonic() + timeout_seconds
         self._connection.set_progress_handler(lambda: time.monotonic() > give_up_at, STEPS)
         try:
-            rows = self._rows(f"PRAGMA quick_check({PROBLEMS_MAX})")
+            rows = self.rows(f"PRAGMA quick_check({PROBLEMS_MAX})")
         except DatabaseError:
             if time.monotonic() > give_up_at:
                 return None
@@ -69,23 +58,10 @@ class Inspection:
             self._connection.set_progress_handler(None, 0)
         return [str(row[0]) for row in rows if row[0] != "ok"]
 
-    def read_holds(self) -> OpenHolds:
-        """Open holds of either provider."""
-        both = "SELECT id, created_at FROM holds UNION ALL SELECT id, created_at FROM unkey_holds"
-        orphaned = "sum(id / ? NOT IN (SELECT id FROM instances))"
-        query = f"SELECT count(*), min(created_at), {orphaned} FROM ({both})"  # noqa: S608 - our own words
-        count, oldest_at, orphan_count = self._rows(query, HOLDS_PER_INSTANCE)[0]
-        return OpenHolds(count, oldest_at, orphan_count or 0)
-
-    def count_doubts(self) -> int:
-        """Movements of credits that only a person can decide."""
-        doubts = "(SELECT count(*) FROM doubts WHERE resolution IS NULL)"
-        grants = "(SELECT count(*) FROM grants WHERE state = 'in_doubt')"
-        return int(self._rows(f"SELECT {doubts} + {grants}")[0][0])
-
-    def _rows(self, query: str, *values: Any) -> list[Any]:
+    def rows(self, query: str) -> list[Any]:
+        """What a query of ours finds."""
         with _translated():
-            return self._connection.execute(query, values).fetchall()
+            return self._connection.execute(query).fetchall()
 
 
 @contextlib.contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -13,11 +12,10 @@ from gateway.database.inspection import Inspection
 from gateway.database.schema import known_revisions
 from gateway.database.sqlite import sqlite_path
 from gateway.database.worker import Worker
+from gateway.doctor.books import examine_books
 from gateway.doctor.diagnosis import Diagnosis, fail, ok, warn
 
 QUICK_CHECK_SECONDS = 6.0
-OLD_HOLD_SECONDS = 3600.0
-"""A call that lasts for so long is likely a stream, and worth a look."""
 SPACE_WARN_BYTES = 1 << 30
 SPACE_FAIL_BYTES = 64 << 20
 WHAT = "database"
@@ -77,8 +75,7 @@ def _examine_file(path: Path) -> Iterator[Diagnosis]:
         yield _examine_lock(inspection)
         yield _examine_wholeness(inspection)
         if revision == known[0]:
-            yield _examine_holds(inspection)
-            yield _examine_doubts(inspection)
+            yield from examine_books(inspection.rows)
     finally:
         inspection.close()
 
@@ -107,30 +104,6 @@ def _examine_wholeness(inspection: Inspection) -> Diagnosis:
     return ok(what, "quick_check finds nothing")
 
 
-def _examine_holds(inspection: Inspection) -> Diagnosis:
-    what = f"{WHAT}: open holds"
-    holds = inspection.read_holds()
-    if holds.oldest_at is None:
-        return ok(what, "none")
-    age_seconds = max(0.0, time.time() - holds.oldest_at / 1000)
-    text = f"{holds.count}, the oldest for {_shown_age(age_seconds)}"
-    if holds.orphan_count:
-        return warn(
-            what, f"{text}; {holds.orphan_count} of processes that are gone: a running gateway, or the next, ends them"
-        )
-    if age_seconds > OLD_HOLD_SECONDS:
-        return warn(what, f"{text}: a call that still runs, or a process that hangs")
-    return ok(what, text)
-
-
-def _examine_doubts(inspection: Inspection) -> Diagnosis:
-    what = f"{WHAT}: movements in doubt"
-    count = inspection.count_doubts()
-    if count:
-        return warn(what, f"{count}: `gateway orders list` shows them, `gateway orders resolve` ends them")
-    return ok(what, "none")
-
-
 def _examine_space(path: Path) -> Diagnosis:
     what = f"{WHAT}: free space"
     there = next(parent for parent in path.absolute().parents if parent.exists())
@@ -141,10 +114,3 @@ def _examine_space(path: Path) -> Diagnosis:
     if free_bytes < SPACE_WARN_BYTES:
         return warn(what, f"{text}: make room before it is full; a full disk takes no holds")
     return ok(what, text)
-
-
-def _shown_age(seconds: float) -> str:
-    for unit, length in (("d", 86_400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.0f} {unit}"
-    return f"{seconds:.0f} s"

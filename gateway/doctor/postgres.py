@@ -9,7 +9,8 @@ import psycopg
 from gateway.database.engine import DatabaseError
 from gateway.database.postgres import LOCK_TIMEOUT_MS, connect, public, read_parameters, shown
 from gateway.database.schema import HEAD, HOW, known_revisions
-from gateway.doctor.diagnosis import Diagnosis, fail, ok, warn
+from gateway.doctor.books import examine_books
+from gateway.doctor.diagnosis import Diagnosis, State, fail, ok, warn
 
 WHAT = "database"
 VERSION_MIN = 140_000
@@ -22,7 +23,10 @@ def examine_postgres(url: str) -> Iterator[Diagnosis]:
             yield _examine_version(connection, shown(parameters))
             yield _examine_writing(connection)
             yield from _examine_durability(connection)
-            yield _examine_schema(connection)
+            schema = _examine_schema(connection)
+            yield schema
+            if schema.state is State.OK:
+                yield from examine_books(lambda query: connection.execute(query).fetchall())
     except (DatabaseError, psycopg.Error) as error:
         yield fail(WHAT, f"{public(error)}: see the address, the server and its pg_hba.conf")
 

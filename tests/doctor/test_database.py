@@ -178,6 +178,14 @@ def test_holds_that_nobody_will_end_are_told(path, table):
     assert examined(path)["database: open holds"][0] == "ok"
 
 
+def test_an_import_that_is_not_finished_is_a_failure(path):
+    execute(path, ("INSERT INTO leases (name, owner, until, done_at, position) VALUES ('import', 'x', 0, 0, 12)",))
+    state, text = examined(path)["database: import"]
+    assert state == "FAIL"
+    assert "12 rows are in" in text
+    assert "gateway import" in text
+
+
 def test_a_clock_that_was_set_back_makes_no_age_below_0(path):
     execute(path, ALIVE, hold(7, -3600))
     assert examined(path)["database: open holds"] == ("ok", "1, the oldest for 0 s")
