@@ -9,9 +9,7 @@ import time
 
 import pytest
 
-from gateway.credits.batch import End
 from gateway.credits.provider import Hold, HoldLost
-from gateway.credits.unkey.holds import Confirm
 from gateway.errors import CreditsUnavailable, Invalid, InvalidKey, KeyDisabled, OutOfCredits
 from gateway.sandbox.unkey.permissions import RootKey
 from gateway.sandbox.unkey.server import ROOT_KEY
@@ -687,24 +685,6 @@ def test_a_doubt_about_a_key_that_was_never_seen_goes_to_it_though_it_was_rotate
             assert (movement.key_id, movement.amount) == (key_id, -10)
             await provider.resolve_movement(movement.id, "applied" if applied else "not-applied")
             assert (await provider.balance(key_id)).available == 45
-        ledger.audit({})
-
-    run(main())
-
-
-@pytest.mark.parametrize("kept", [5, 0])
-def test_unkeys_yes_and_the_end_of_a_hold_in_one_batch_leave_nothing_held(ledger, run, kept):
-    async def main():
-        async with ledger.provider() as provider:
-            secret, key = await provider.create("u", credits=100)
-            taken = await hold(provider, secret, 7, "r1")
-            await written(provider)
-            transaction = provider.journal._open_transaction()
-            transaction.commit([], [Confirm(None, taken, None, None, 0), End(None, taken, kept, None, 0)])
-            transaction.close()
-            assert ledger.rows("SELECT balance, held FROM keys") == [(7 - kept, 0)]
-            assert ledger.open_holds() == 0
-            assert (await provider.balance(key.key_id)).available == 100 - kept
         ledger.audit({})
 
     run(main())

@@ -1,0 +1,61 @@
+"""One batch of the journal with two things about one hold."""
+
+from __future__ import annotations
+
+import pytest
+
+from gateway.credits.batch import End
+from gateway.credits.provider import HoldLost
+from gateway.credits.unkey.holds import Confirm
+from tests.credits.unkey.harness import UnkeyLedger
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def ledger(request, database_of):
+    return UnkeyLedger(database_of(request.param))
+
+
+def commit(provider, *ends):
+    transaction = provider.journal._open_transaction()
+    try:
+        transaction.commit([], list(ends))
+    finally:
+        transaction.close()
+
+
+@pytest.mark.parametrize("kept", [5, 0])
+@pytest.mark.parametrize("note", [Confirm, End], ids=["confirmed", "answered"])
+@pytest.mark.parametrize("first", ["note", "end"])
+def test_a_note_and_the_end_of_a_hold_in_one_batch_leave_nothing_held(ledger, run, kept, note, first):
+    async def main():
+        async with ledger.provider() as provider:
+            secret, key = await provider.create("u", credits=100)
+            taken = await provider.hold(secret.encode(), 7, "/x", "r1")
+            both = [note(None, taken, None, None, 0), End(None, taken, kept, None, 0)]
+            commit(provider, *(both if first == "note" else reversed(both)))
+            assert [end.lost for end in both] == [None, None]
+            assert ledger.rows("SELECT balance, held FROM keys") == [(7 - kept, 0)]
+            assert ledger.open_holds() == 0
+            assert (await provider.balance(key.key_id)).available == 100 - kept
+        ledger.audit({})
+
+    run(main())
+
+
+@pytest.mark.parametrize("late", ["by-recovery", "before"])
+def test_who_marks_a_hold_answered_hears_that_it_is_lost_also_beside_its_end(ledger, run, late):
+    """Recovery ends it in the same batch, or somebody had ended it before: its call must not be served."""
+
+    async def main():
+        async with ledger.provider() as provider:
+            secret, _ = await provider.create("u", credits=100)
+            taken = await provider.hold(secret.encode(), 7, "/x", "r1")
+            is_orphan = late == "by-recovery"
+            if not is_orphan:
+                commit(provider, End(None, taken, 0, "gateway died", 0))
+            mark = End(None, taken, None, None, 0)
+            commit(provider, mark, End(None, taken, 0, "gateway died", 0, is_orphan=is_orphan))
+            assert type(mark.lost) is HoldLost
+            assert ledger.rows("SELECT held FROM keys") == [(0,)]
+
+    run(main())
