@@ -1,5 +1,5 @@
-"""Our side of Unkey's keys in SQL: which key is which, its pool, what is in doubt. Each function is one transaction's
-work on a SQLAlchemy connection."""
+"""Our side of Unkey's keys in SQL: which key is which, whose holds are open, how keys are stopped and replaced. Each
+function is one transaction's work on a SQLAlchemy connection."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Row,
-    Select,
     Table,
     and_,
     exists,
@@ -28,8 +27,8 @@ from gateway.credits.instances import Orphan
 from gateway.credits.ledger import append_entry, lock_key, now_ms
 from gateway.credits.secrets import START_LENGTH, hash_secret
 from gateway.credits.unkey.holds import UnkeyHold
-from gateway.database.tables import HOLDS_PER_INSTANCE, doubts, instances, keys, retired_keys, unkey_holds
-from gateway.errors import Conflict, Invalid, InvalidKey
+from gateway.database.tables import HOLDS_PER_INSTANCE, instances, keys, retired_keys, unkey_holds
+from gateway.errors import InvalidKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,22 +41,6 @@ class Account:
     user_id: str
     unkey_id: str
     is_retired: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Doubt:
-    """Credits that Unkey may have taken for a call that was never served. `key_id` None: the key had never been seen.
-    `resolution` None: still open. Times are Unix milliseconds."""
-
-    id: int
-    key_id: str | None
-    amount: int
-    route: str
-    request_id: str
-    cause: str
-    created_at: int
-    resolution: str | None
-    resolved_at: int | None
 
 
 def find_account(connection: Connection, key_hash: bytes) -> Account | None:
@@ -170,13 +153,6 @@ def is_of(table: Table, number: int) -> ColumnElement[bool]:
     return or_(table.c.key == number, and_(table.c.key == 0, table.c.key_hash.in_(hashes)))
 
 
-def _has(doubt: Any) -> ColumnElement[bool]:
-    """The key that a doubt is about: `is_of` from the other side."""
-    retired = select(retired_keys.c.key).where(retired_keys.c.key_hash == doubt.key_hash).correlate(doubts)
-    seen_later = or_(keys.c.key_hash == doubt.key_hash, keys.c.id.in_(retired))
-    return or_(keys.c.id == doubt.key, and_(doubt.key == 0, seen_later))
-
-
 # Stopping and replacing keys
 
 
@@ -207,7 +183,7 @@ def replace(connection: Connection, number: int, unkey_id: str, secret: str) -> 
     connection.execute(update(keys).where(keys.c.id == number).values(unkey_id=unkey_id, key_hash=hashed, start=start))
 
 
-# Recovery and doubts
+# Recovery
 
 
 def read_orphans(connection: Connection, limit: int = 10_000) -> list[Orphan]:
@@ -219,78 +195,8 @@ def read_orphans(connection: Connection, limit: int = 10_000) -> list[Orphan]:
     ]
 
 
-def list_doubts(connection: Connection, *, is_open: bool = True, limit: int = 1000) -> list[Doubt]:
-    """Doubts, newest first."""
-    query = _select_doubts()
-    if is_open:
-        query = query.where(doubts.c.resolution.is_(None))
-    return [_doubt(row) for row in connection.execute(query.order_by(doubts.c.id.desc()).limit(limit))]
-
-
-def find_doubt(connection: Connection, doubt_id: int) -> Doubt | None:
-    row = connection.execute(_select_doubts().where(doubts.c.id == doubt_id)).first()
-    return None if row is None else _doubt(row)
-
-
-def resolve_doubt(connection: Connection, doubt_id: int, resolution: str) -> Doubt | None:
-    """A person's word. `applied`: Unkey took the credits, so they go into the key's pool, for its next calls.
-    `not-applied`: it did not, so nothing moves. None if there is no such doubt. Raises Conflict, Invalid."""
-    row = connection.execute(select(doubts).where(doubts.c.id == doubt_id).with_for_update()).first()
-    if row is None:
-        return None
-    if row.resolution not in {None, resolution}:
-        raise Conflict(f"It was already resolved as {row.resolution}.")
-    if row.resolution is None:
-        if resolution == "applied":
-            _fund(connection, row)
-        connection.execute(
-            update(doubts).where(doubts.c.id == doubt_id).values(resolution=resolution, resolved_at=now_ms())
-        )
-    return find_doubt(connection, doubt_id)
-
-
-def _select_doubts() -> Select[Any]:
-    """With the key's name, also where the key was seen only after its call."""
-    return select(doubts, keys.c.key_id).select_from(doubts.join(keys, _has(doubts.c), isouter=True))
-
-
-def _fund(connection: Connection, doubt: Row[Any]) -> None:
-    key = lock_key(connection, _has(doubt))
-    if key is None:
-        raise Invalid(
-            "The key has never been seen since, so there is no pool for its credits. Add them at Unkey and resolve this"
-            " as not-applied.",
-            errors={"resolution": "the key is unknown"},
-        )
-    connection.execute(update(keys).where(keys.c.id == key.id).values(balance=keys.c.balance + doubt.amount))
-    if not doubt.key and key.created_at > doubt.created_at:
-        append_entry(
-            connection,
-            key,
-            amount=doubt.amount,
-            kind="adjustment",
-            reason="what Unkey had taken before the key was first seen",
-            reference=f"first-seen:{key.unkey_id}:call_{doubt.id}",
-            balance_after=None,
-        )
-
-
 def _hold(row: Row[Any]) -> UnkeyHold:
     hold = UnkeyHold(row.id, row.key, "", "", row.cost, row.key_hash)
     hold.route, hold.request_id = row.route, row.request_id
     hold.cause = "the gateway died before Unkey's answer was written down"
     return hold
-
-
-def _doubt(row: Row[Any]) -> Doubt:
-    return Doubt(
-        id=row.id,
-        key_id=row.key_id,
-        amount=row.amount,
-        route=row.route,
-        request_id=row.request_id,
-        cause=row.cause,
-        created_at=row.created_at,
-        resolution=row.resolution,
-        resolved_at=row.resolved_at,
-    )

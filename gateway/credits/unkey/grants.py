@@ -94,6 +94,13 @@ def is_sending(connection: Connection, number: int) -> bool:
     return bool(connection.execute(select(exists().where(*mine))).scalar_one())
 
 
+def read_on_the_way(connection: Connection, number: int) -> tuple[int, bool]:
+    """Credits of the key's grants that are not known to be at Unkey, and whether some of them may be there."""
+    columns = func.coalesce(func.sum(grants.c.amount), 0), func.count().filter(grants.c.state != "pending")
+    amount, sent = connection.execute(select(*columns).where(_is_unsettled(), grants.c.key == number)).one()
+    return int(amount), sent > 0
+
+
 # From state to state. Whoever acts on a grant as it has read it finds out here whether that still holds: another
 # process may have looked at it, sent it or been told by a person meanwhile. `attempts` tells one sending from the next.
 

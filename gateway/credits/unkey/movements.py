@@ -5,8 +5,8 @@ from __future__ import annotations
 from sqlalchemy import Connection
 
 from gateway.credits.provider import Movement
-from gateway.credits.unkey import books, grants
-from gateway.credits.unkey.books import Doubt
+from gateway.credits.unkey import doubts, grants
+from gateway.credits.unkey.doubts import Doubt, Look, Standing
 from gateway.credits.unkey.grant import Grant
 from gateway.errors import Invalid
 
@@ -16,7 +16,7 @@ RESOLUTIONS = ("applied", "not-applied")
 def list_movements(connection: Connection, *, unsettled: bool, limit: int) -> list[Movement]:
     """Newest first."""
     found = [_of_grant(grant) for grant in grants.list_grants(connection, unsettled=unsettled, limit=limit)]
-    found += [_of_doubt(doubt) for doubt in books.list_doubts(connection, is_open=unsettled, limit=limit)]
+    found += [_of_doubt(doubt) for doubt in doubts.list_doubts(connection, is_open=unsettled, limit=limit)]
     return sorted(found, key=lambda movement: movement.created_at, reverse=True)[:limit]
 
 
@@ -25,19 +25,25 @@ def find(connection: Connection, id: str) -> Movement | None:
     if kind == "grant":
         grant = grants.find(connection, number)
         return None if grant is None else _of_grant(grant)
-    doubt = books.find_doubt(connection, number) if kind == "call" else None
+    doubt = doubts.find(connection, number) if kind == "call" else None
     return None if doubt is None else _of_doubt(doubt)
 
 
-def resolve(connection: Connection, id: str, resolution: str) -> Movement | None:
-    """See CreditsProvider.resolve_movement."""
+def read_standing(connection: Connection, id: str) -> tuple[Standing, int] | None:
+    """See doubts.read_standing; None for what is no call's."""
+    kind, number = _parse(id)
+    return doubts.read_standing(connection, number) if kind == "call" else None
+
+
+def resolve(connection: Connection, id: str, resolution: str, look: Look | None) -> Movement | None:
+    """See CreditsProvider.resolve_movement, and doubts.resolve."""
     if resolution not in RESOLUTIONS:
         raise Invalid("No such resolution.", errors={"resolution": "applied or not-applied"})
     kind, number = _parse(id)
     if kind == "grant":
         grant = grants.resolve(connection, number, resolution)
         return None if grant is None else _of_grant(grant)
-    doubt = books.resolve_doubt(connection, number, resolution) if kind == "call" else None
+    doubt = doubts.resolve(connection, number, resolution, look) if kind == "call" else None
     return None if doubt is None else _of_doubt(doubt)
 
 

@@ -30,7 +30,7 @@ from gateway.credits.provider import (
     Progress,
 )
 from gateway.credits.store import open_store
-from gateway.credits.unkey import books, movements, sales
+from gateway.credits.unkey import books, movements, resolving, sales
 from gateway.credits.unkey.canary import Canary
 from gateway.credits.unkey.client import UnkeyClient
 from gateway.credits.unkey.keys import UnkeyKeys
@@ -207,7 +207,7 @@ class UnkeyProvider:
         return await self._database.read(lambda db: movements.find(db, id))
 
     async def resolve_movement(self, id: str, resolution: str) -> Movement | None:
-        return await self._database.transaction(lambda db: movements.resolve(db, id, resolution))
+        return await resolving.resolve(self._database, self._client, id, resolution)
 
     def _open_transaction(self) -> UnkeyTransaction:
         return UnkeyTransaction(

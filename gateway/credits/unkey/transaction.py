@@ -140,7 +140,7 @@ class UnkeyTransaction(Transaction):
                 changed[hold.key] = key
             if hold.state is State.DOUBTFUL and asked:
                 cause = hold.cause or end.reason
-                doubts += (hold.key or number, hold.key_hash, asked, hold.route, hold.request_id, cause, now)
+                doubts += (hold.key, hold.key_hash, asked, hold.route, hold.request_id, cause, now)
             elif hold.state is State.GRANTED:
                 assert key is not None
                 entries += self._spend(end, hold, key, drawn, hold.debited if asked else 0, next(found.entry_ids))
