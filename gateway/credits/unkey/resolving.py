@@ -38,7 +38,7 @@ async def resolve(database: Database, client: UnkeyClient, id: str, resolution: 
 
 
 async def _look(database: Database, client: UnkeyClient, id: str) -> Look | None:
-    """None where Unkey need not be asked. The books first: what a call changes meanwhile, the transaction finds changed."""
+    """None where Unkey need not be asked. The books first: what changes meanwhile, the transaction finds changed."""
     found = await database.read(partial(movements.read_standing, id=id))
     if found is None:
         return None

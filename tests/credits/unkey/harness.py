@@ -11,6 +11,7 @@ from typing import Any
 
 from gateway.app import open_unkey_client
 from gateway.config.tree import UnkeySection
+from gateway.credits.provider import Hold
 from gateway.credits.unkey.canary import NOBODY
 from gateway.credits.unkey.provider import UnkeyProvider, UnkeySettings
 from gateway.database.engine import open_database
@@ -18,9 +19,20 @@ from gateway.deadlines import Deadlines
 from gateway.sandbox.unkey.books import Received
 from gateway.sandbox.unkey.server import API_ID, ROOT_KEY, UnkeyServer
 from gateway.sandbox.unkey.settings import Settings
+from tests.credits.conftest import until
 from tests.database.postgres import Query, rows, snapshot, url_of
 
 VERIFY = "keys.verifyKey"
+CROWD = 200
+
+
+async def hold(provider: UnkeyProvider, secret: str, cost: int = 1, request_id: str = "r") -> Hold:
+    return await provider.hold(secret.encode(), cost, "/x", request_id)
+
+
+async def written(provider: UnkeyProvider) -> None:
+    """Wait until everything that the provider ends in the background is in the database."""
+    await until(lambda: not provider._spending._left and not provider.journal.pending)
 
 
 class UnkeyLedger:

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from gateway.credits.unkey import keys
-from gateway.errors import CreditsUnavailable, InvalidKey
+from gateway.errors import CreditsUnavailable, Invalid, InvalidKey
 from tests.credits.conftest import run  # noqa: F401 - a fixture
 from tests.credits.unkey.harness import UnkeyLedger
 
@@ -109,5 +109,19 @@ def test_without_a_canary_a_key_that_unkey_keeps_is_not_called_invalid(tmp_path,
             await provider.revoke(key.key_id)
             with pytest.raises(InvalidKey):
                 await provider.hold(secret.encode(), 1, "/x", "r4")
+
+    run(main())
+
+
+def test_a_key_that_would_end_later_than_unkey_can_count_is_refused_by_name(tmp_path, run):  # noqa: F811
+    ledger = UnkeyLedger(tmp_path / "gateway.db")
+
+    async def main():
+        async with ledger.provider() as provider:
+            with pytest.raises(Invalid) as caught:
+                await provider.create("u", credits=1, expires_at=4_102_444_800_001)
+            assert caught.value.members["errors"].keys() == {"expires_at"}
+            _, key = await provider.create("u", credits=1, expires_at=4_102_444_800_000)
+            assert key.expires_at == 4_102_444_800_000
 
     run(main())

@@ -42,19 +42,21 @@ def test_a_note_and_the_end_of_a_hold_in_one_batch_leave_nothing_held(ledger, ru
     run(main())
 
 
-@pytest.mark.parametrize("late", ["by-recovery", "before"])
-def test_who_marks_a_hold_answered_hears_that_it_is_lost_also_beside_its_end(ledger, run, late):
+@pytest.mark.parametrize("beside", ["recovery", "another-end", "confirmation"])
+def test_who_marks_a_hold_answered_hears_that_it_is_lost_whatever_is_beside_it(ledger, run, beside):
     """Recovery ends it in the same batch, or somebody had ended it before: its call must not be served."""
 
     async def main():
         async with ledger.provider() as provider:
             secret, _ = await provider.create("u", credits=100)
             taken = await provider.hold(secret.encode(), 7, "/x", "r1")
-            is_orphan = late == "by-recovery"
-            if not is_orphan:
+            if beside != "recovery":
                 commit(provider, End(None, taken, 0, "gateway died", 0))
             mark = End(None, taken, None, None, 0)
-            commit(provider, mark, End(None, taken, 0, "gateway died", 0, is_orphan=is_orphan))
+            if beside == "confirmation":
+                commit(provider, mark, Confirm(None, taken, None, None, 0))
+            else:
+                commit(provider, mark, End(None, taken, 0, "gateway died", 0, is_orphan=beside == "recovery"))
             assert type(mark.lost) is HoldLost
             assert ledger.rows("SELECT held FROM keys") == [(0,)]
 
