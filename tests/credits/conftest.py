@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Coroutine
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -87,3 +88,11 @@ async def until(condition: Callable[[], bool], *, seconds: float = 30) -> None:
     while not condition():
         assert loop.time() < end, "waited too long"
         await asyncio.sleep(0.01)
+
+
+@contextlib.contextmanager
+def locked(ledger: Ledger) -> Iterator[None]:
+    """Nobody else reads or writes SQLite's file meanwhile."""
+    with contextlib.closing(sqlite3.connect(ledger.path, isolation_level=None)) as blocker:
+        blocker.execute("BEGIN EXCLUSIVE")
+        yield

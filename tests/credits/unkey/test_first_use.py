@@ -161,17 +161,24 @@ def test_several_doubts_of_a_key_balance_in_whatever_order_they_are_resolved(led
     run(main())
 
 
-def test_not_more_than_the_doubt_is_written_and_what_somebody_added_by_hand_stays_in_sight(ledger, run, monkeypatch):
+@pytest.mark.parametrize(("operation", "by_hand", "lacked"), [("increment", 100, [32, 8]), ("decrement", 10, [32])])
+def test_what_somebody_did_by_hand_is_written_up_to_the_doubt_at_most_and_stays_in_sight(
+    ledger, run, monkeypatch, operation, by_hand, lacked
+):
     monkeypatch.setattr(keys, "DRIFT_SECONDS", 0)
 
     async def main():
         async with ledger.patient_provider() as one, ledger.patient_provider() as two:
-            key_id, _ = await first_use(ledger, one, two, TAKEN_FIRST)
-            ledger.server.call("keys.updateCredits", {"keyId": key_id, "operation": "increment", "value": 100})
+            key_id, secret = await first_use(ledger, one, two, TAKEN_FIRST)
+            ledger.server.call("keys.updateCredits", {"keyId": key_id, "operation": operation, "value": by_hand})
             await resolve(two, "lost")
-            assert await first_seen(two, key_id) == [32, 8]
+            assert await first_seen(two, key_id) == lacked
             (drift,) = await two.list_drift()
-            assert drift.kept - drift.ledger == 100
+            assert drift.kept - drift.ledger == (100 if operation == "increment" else 8 - 10)
+            if operation == "increment":
+                await lose(ledger, two, secret, 8 + 4, "later")  # 8 of the pool
+                await resolve(two, "later")
+                assert await first_seen(two, key_id) == lacked
 
     run(main())
 
