@@ -6,6 +6,7 @@ not the order in which anything was written down here.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import pytest
@@ -183,7 +184,7 @@ def test_what_somebody_did_by_hand_is_written_up_to_the_doubt_at_most_and_stays_
     run(main())
 
 
-def test_a_grant_that_is_still_on_its_way_is_not_taken_for_what_the_ledger_has(ledger, run):
+def test_a_grant_that_is_not_sent_yet_is_not_taken_for_what_the_ledger_has(ledger, run):
     async def main():
         async with ledger.patient_provider() as one, ledger.patient_provider() as two:
             key_id, _ = await first_use(ledger, one, two, TAKEN_FIRST)
@@ -193,6 +194,25 @@ def test_a_grant_that_is_still_on_its_way_is_not_taken_for_what_the_ledger_has(l
             await until(lambda: ledger.rows("SELECT attempts, state FROM grants") == [(1, "pending")])
             await resolve(two, "lost")
             assert await first_seen(two, key_id) == [32, 8]
+        ledger.audit({})
+
+    run(main())
+
+
+def test_a_grant_in_doubt_is_to_be_resolved_first(ledger, run, monkeypatch):
+    """Whether Unkey's count has it, or lacks a first use instead, nobody could tell."""
+    monkeypatch.setattr(keys, "LAG_SECONDS", 0)
+
+    async def main():
+        async with ledger.patient_provider() as one, ledger.patient_provider() as two:
+            key_id, _ = await first_use(ledger, one, two, SEEN_FIRST)
+            ledger.fail("reset", "updateCredits", takes_effect=True, times=1)
+            await two.grant(key_id, 100, "purchase", "bought", "order:1")
+            with pytest.raises(CreditsUnavailable):
+                await resolve(two, "lost")
+            await resolve(two, "order:1")
+            await resolve(two, "lost")
+            assert await first_seen(two, key_id) == [40]
         ledger.audit({})
 
     run(main())
@@ -228,16 +248,22 @@ def test_where_unkey_does_not_answer_nothing_moves_and_it_can_be_said_again(ledg
     run(main())
 
 
-def test_unkey_is_asked_only_where_something_can_be_lacking(ledger, run):
+@pytest.mark.parametrize("seen", ["made-here", "not-taken"])
+def test_unkey_is_asked_only_where_something_can_be_lacking(ledger, run, seen):
     async def main():
-        async with ledger.patient_provider() as provider:
-            secret, key = await provider.create("u", credits=40)
-            await see(provider, secret)
-            await lose(ledger, provider, secret, 8, "lost")
+        async with ledger.patient_provider() as one, ledger.patient_provider() as two:
+            if seen == "made-here":
+                secret, key = await two.create("u", credits=40)
+                key_id = key.key_id
+                await see(two, secret)
+            else:
+                key_id, secret = await first_use(ledger, one, two, TAKEN_FIRST, taken=False)
+                await resolve(two, "lost", "not-applied")
+            await lose(ledger, two, secret, 8, "later")
             ledger.fail("error", "getKey")
-            await resolve(provider, "lost")
+            await resolve(two, "later")
             ledger.server.faults.clear()
-            assert (await provider.balance(key.key_id)).available == 35
+            assert (await two.balance(key_id)).available == 35
         ledger.audit({})
 
     run(main())
@@ -259,6 +285,27 @@ def test_what_unkey_has_not_counted_yet_is_not_taken_for_what_the_ledger_lacks(l
             assert ledger.server.database.balances.unreplayed(key_id)
             await resolve(two, "lost")
             assert sum(await first_seen(two, key_id)) == 40
+        ledger.audit({})
+
+    run(main())
+
+
+def test_a_count_that_is_still_moving_is_not_believed(ledger, run, monkeypatch):
+    monkeypatch.setattr(keys, "STILL_SECONDS", 0.3)
+    monkeypatch.setattr(keys, "LAG_LOOK_SECONDS", 0.01)
+
+    async def main():
+        async with ledger.patient_provider() as one, ledger.patient_provider() as two:
+            key_id, _ = await first_use(ledger, one, two, SEEN_FIRST)
+            read, late = two._client.get_key, iter(range(60, 0, -1))  # for longer than it has to stand still
+
+            async def read_late(unkey_id):
+                key = await read(unkey_id)
+                return dataclasses.replace(key, credits=key.credits + next(late, 0))
+
+            two._client.get_key = read_late
+            await resolve(two, "lost")
+            assert await first_seen(two, key_id) == [40]
         ledger.audit({})
 
     run(main())
