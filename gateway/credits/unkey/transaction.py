@@ -132,7 +132,7 @@ class UnkeyTransaction(Transaction):
                 if answered:  # perhaps only after recovery had looked: its process was asleep, not dead
                     end.kept = hold.cost
             key = keys.get(hold.key)
-            if key is None and drawn:
+            if key is None and number:
                 # It got its key between the look and the lock. The next try finds it.
                 raise DatabaseFailure(Kind.busy, f"hold {hold_id} has just been found to be of key {number}")
             if key is not None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from gateway.credits.batch import End
 from gateway.credits.provider import HoldLost
-from gateway.credits.unkey.holds import Confirm
+from gateway.credits.unkey.holds import Confirm, UnkeyHold
+from gateway.database.failure import DatabaseFailure
 from tests.credits.unkey.harness import UnkeyLedger
 
 
@@ -59,5 +62,30 @@ def test_who_marks_a_hold_answered_hears_that_it_is_lost_whatever_is_beside_it(l
                 commit(provider, mark, End(None, taken, 0, "gateway died", 0, is_orphan=beside == "recovery"))
             assert type(mark.lost) is HoldLost
             assert ledger.rows("SELECT held FROM keys") == [(0,)]
+
+    run(main())
+
+
+@pytest.mark.parametrize("credits", [100, None], ids=["limited", "unlimited"])
+def test_recovery_that_looked_before_a_hold_had_its_key_looks_again(ledger, run, credits):
+    """Its process was asleep, and writes down that Unkey has granted it between recovery's look and its lock."""
+
+    async def main():
+        async with ledger.provider() as provider:
+            key_id, secret = ledger.server.create_key(**({} if credits is None else {"credits": credits}))
+            taken = await provider.hold(secret.encode(), 7, "/x", "r1")
+            commit(provider, Confirm(None, taken, None, None, 0))
+            orphan = UnkeyHold(taken.id, 0, "", "", 7, taken.key_hash)
+            transaction = provider.journal._open_transaction()
+            read = transaction._store.read
+            transaction._store.read = lambda wanted: read(dataclasses.replace(wanted, strays=()))
+            with pytest.raises(DatabaseFailure):
+                transaction.commit([], [End(None, orphan, 0, "gateway died", 0, is_orphan=True)])
+            transaction.close()
+            assert ledger.open_holds() == 1
+            commit(provider, End(None, orphan, 0, "gateway died", 0, is_orphan=True))
+            assert ledger.open_holds() == 0
+            assert (await provider.balance(key_id)).available == credits
+        ledger.audit({})
 
     run(main())
