@@ -25,7 +25,7 @@ from gateway.credits.unkey.provider import UnkeyProvider
 from gateway.errors import CreditsUnavailable, Invalid, InvalidKey, OutOfCredits
 from tests.credits.unkey.harness import UnkeyLedger, hold, written
 
-EXAMPLES = int(os.environ.get("EX", "8"))
+EXAMPLES = 300 if os.environ.get("TORTURE") else 8
 FAULTS = [
     {"kind": "error"},
     {"kind": "error", "takes_effect": True},
@@ -36,6 +36,7 @@ FAULTS = [
     {"kind": "malformed", "how": "truncated"},
 ]
 PROCESSES = st.sampled_from([0, 1])
+MEANWHILE = st.sampled_from(["", "seen", "rotated"])
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -213,12 +214,25 @@ class Books(RuleBasedStateMachine):
     # What goes wrong
 
     @rule(
+        target=keys,
+        credits=st.integers(1, 50),
+        fault=st.sampled_from(FAULTS),
+        process=PROCESSES,
+        before=MEANWHILE,
+        after=MEANWHILE,
+    )
+    def first_use_while_unkey_fails(self, credits, fault, process, before, after):
+        key = self.make_at_unkey(credits)
+        self.call_while_unkey_fails(key, 1 + credits // 3, fault, process, before, after)
+        return key
+
+    @rule(
         key=keys,
         cost=st.integers(0, 20),
         fault=st.sampled_from(FAULTS),
         process=PROCESSES,
-        before=st.sampled_from(["", "", "seen", "rotated"]),
-        after=st.sampled_from(["", "", "seen", "rotated"]),
+        before=MEANWHILE,
+        after=MEANWHILE,
     )
     def call_while_unkey_fails(self, key, cost, fault, process, before, after):
         """Before Unkey hears of it, and before its answer is lost, the other process may do something."""
