@@ -85,6 +85,12 @@ def find(connection: Connection, doubt_id: int) -> Doubt | None:
     return None if row is None else _doubt(row)
 
 
+def read_open(connection: Connection, number: int) -> int:
+    """Credits of the key that are in doubt."""
+    mine = books.is_of(doubts, number), doubts.c.resolution.is_(None)
+    return int(connection.execute(select(func.coalesce(func.sum(doubts.c.amount), 0)).where(*mine)).scalar_one())
+
+
 def read_standing(connection: Connection, doubt_id: int) -> tuple[Standing, int] | None:
     """The doubt's key, and the sum of its ledger. None if no entry can be lacking, whatever Unkey's count is."""
     row = connection.execute(select(doubts).where(doubts.c.id == doubt_id, doubts.c.resolution.is_(None))).first()

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
 from typing import Any
 
-from sqlalchemy import Row
+from sqlalchemy import Connection, Row
 
 from gateway.credits import ledger
 from gateway.credits.checks import (
@@ -25,7 +25,7 @@ from gateway.credits.checks import (
 )
 from gateway.credits.provider import ApiKey, Balance, Drift, Entry
 from gateway.credits.secrets import START_LENGTH, hash_secret
-from gateway.credits.unkey import books, grants, sales
+from gateway.credits.unkey import books, doubts, grants, sales
 from gateway.credits.unkey.client import RemoteKey, UnkeyClient
 from gateway.credits.unkey.outbox import Outbox
 from gateway.database.engine import Database
@@ -211,7 +211,7 @@ class UnkeyKeys:
             return None
         await self._database.transaction(lambda db: books.retire(db, row.id, row.unkey_id))
         await self._quiet(row.id)
-        before = await self._settled_count(row.unkey_id)
+        before = await self._settled_count(row)
         rerolled = await self._client.reroll_key(row.unkey_id)
         if rerolled is None:
             return None
@@ -239,7 +239,7 @@ class UnkeyKeys:
             raise CreditsUnavailable(cause="a grant is on its way to the key that is to be rotated")
         logger.warning("rotating a key while calls of its old secret are asking Unkey")
 
-    async def _settled_count(self, unkey_id: str) -> RemoteKey | None:
+    async def _settled_count(self, row: Row[Any]) -> RemoteKey | None:
         """The key as Unkey has it, once its last calls have reached the stored count: a reroll copies that, and would
         give back what is not in it yet. More than our books say, but standing still, is no lag (a refill, say).
 
@@ -249,17 +249,18 @@ class UnkeyKeys:
         started = since = clock()
         last: int | None = None
         while True:
-            remote = await self._client.get_key(unkey_id)
+            remote = await self._client.get_key(row.unkey_id)
             if remote is None or remote.credits is None:
                 return remote
-            drifts = await self._database.read(partial(sales.find_drift, page=[remote]))
-            if not any(drift.kept > drift.ledger for drift in drifts):
+            if not await self._database.read(partial(_may_lag, number=row.id, remote=remote)):
                 return remote
             now = clock()
             if remote.credits != last:
                 last, since = remote.credits, now
             if now - since >= STILL_SECONDS:
-                logger.warning("rotating a key of which Unkey has more than our books")
+                logger.warning(
+                    "rotating a key of which Unkey has more than our books, or as much with some in doubt"
+                )
                 return remote
             if now - started >= LAG_SECONDS:
                 raise CreditsUnavailable(cause="Unkey has not written down yet what the key's last calls took")
@@ -281,6 +282,12 @@ class UnkeyKeys:
         return [
             _join(rows[remote.key_id], remote, 0) if remote.key_id in rows else _foreign(remote) for remote in remotes
         ]
+
+
+def _may_lag(connection: Connection, number: int, remote: RemoteKey) -> bool:
+    """Whether Unkey may have more of the key than it will have. Our books have more, too, while some is in doubt."""
+    doubtful = doubts.read_open(connection, number)
+    return any(drift.kept + doubtful > drift.ledger for drift in sales.compare(connection, [remote]))
 
 
 def _join(row: Row[Any], remote: RemoteKey | None, asked: int) -> ApiKey:

@@ -78,6 +78,11 @@ def find_progress(connection: Connection, reference: str) -> Progress | None:
 
 def find_drift(connection: Connection, page: Sequence[RemoteKey]) -> list[Drift]:
     """Of these keys as Unkey has them, those of which our books say other."""
+    return [drift for drift in compare(connection, page) if drift.ledger != drift.kept]
+
+
+def compare(connection: Connection, page: Sequence[RemoteKey]) -> list[Drift]:
+    """These keys as Unkey has them and as our books do, where both know them and they are not unlimited."""
     rows = {row.id: row for row in books.find_rows(connection, [remote.key_id for remote in page]).values()}
     there = {remote.key_id: remote.credits for remote in page if remote.credits is not None}
     on_the_way = _sums(connection, grants.c.key, grants.c.amount, grants.c.state.in_(UNSETTLED), list(rows))
@@ -86,8 +91,7 @@ def find_drift(connection: Connection, page: Sequence[RemoteKey]) -> list[Drift]
     for number, row in rows.items():
         if row.unkey_id in there:
             kept = there[row.unkey_id] + row.balance + books.read_asked(connection, number)
-            drift = Drift(row.key_id, totals.get(number, 0) - on_the_way.get(number, 0), kept)
-            found += [drift] if drift.ledger != drift.kept else []
+            found.append(Drift(row.key_id, totals.get(number, 0) - on_the_way.get(number, 0), kept))
     return found
 
 

@@ -9,7 +9,7 @@ import pytest
 from gateway.credits.unkey import keys
 from gateway.errors import CreditsUnavailable, Invalid, InvalidKey
 from tests.credits.conftest import run  # noqa: F401 - a fixture
-from tests.credits.unkey.harness import UnkeyLedger
+from tests.credits.unkey.harness import UnkeyLedger, written
 
 
 @pytest.fixture
@@ -31,6 +31,28 @@ def test_a_rotation_waits_for_what_was_spent_to_be_counted_at_unkey(lagging, run
             assert rotated.available == 40
             assert (await provider.balance(key.key_id)).available == 40
         lagging.audit()
+
+    run(main())
+
+
+def test_a_rotation_waits_too_for_what_is_in_doubt_and_not_counted_at_unkey(lagging, run, monkeypatch):  # noqa: F811
+    """Our books have it still, so the count that lags looks right."""
+    monkeypatch.setattr(keys, "STILL_SECONDS", 1.2)
+
+    async def main():
+        async with lagging.provider() as provider:
+            secret, key = await provider.create("u", credits=100)
+            lagging.fail("reset", takes_effect=True, times=1)
+            with pytest.raises(CreditsUnavailable):
+                await provider.hold(secret.encode(), 10, "/x", "lost")
+            await written(provider)
+            _, rotated = await provider.rotate(key.key_id)
+            assert rotated.available == 90
+            lagging.audit({key.key_id: 10})
+            (movement,) = await provider.list_movements(unsettled=True)
+            await provider.resolve_movement(movement.id, "applied")
+            assert (await provider.balance(key.key_id)).available == 100
+        lagging.audit({})
 
     run(main())
 
