@@ -18,6 +18,7 @@ from gateway.billing.outbox import Outbox
 from gateway.credits import ledger, sales
 from gateway.credits.batch import HOLDS, End, Take, Transaction
 from gateway.credits.store_sqlite import SqliteStore
+from gateway.credits.unkey import adoption
 from gateway.database.engine import open_database
 from gateway.database.insert import read_fence
 from gateway.database.sqlite import SqliteDatabase
@@ -47,6 +48,7 @@ QUESTIONS = {
     "grant again": lambda db: ledger.grant(db, KEY, 5, "promo", "test", "reference:1"),
     "progress of a sale": lambda db: sales.find_progress(db, "order:1"),
     "clawback": lambda db: sales.claw(db, KEY, 5, "test", "claw:2"),
+    "a key that is seen first": lambda db: adoption.adopt(db, bytes(32), "key_new", "user", 5),
     "what has moved": lambda db: _read_moved(db, 1_000),
     "how far the ledger has got": read_fence,
     "who is low": lambda db: LowBalances(None, Outbox(is_on=False), [5], "me", every_seconds=1)._find_crossed(

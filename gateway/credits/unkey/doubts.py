@@ -139,7 +139,7 @@ def _fund(connection: Connection, doubt: Row[Any], look: Look | None) -> None:
             amount=look.lack,
             kind="adjustment",
             reason="what Unkey had taken before the key was first seen",
-            reference=f"first-seen:{key.unkey_id}:call_{doubt.id}",
+            reference=_reference(key.unkey_id, doubt.id),
             balance_after=None,
         )
 
@@ -165,16 +165,19 @@ def _read_lack_max(connection: Connection, doubt: Row[Any], key: Row[Any]) -> in
     """What Unkey took in first uses, less what has been written of it. Not only a first use counts: while another doubt
     was open whose credits the ledger has, the ledger seemed to lack so much less."""
     decided = or_(doubts.c.resolution == "applied", doubts.c.id == doubt.id)
-    first_uses = select(func.coalesce(func.sum(doubts.c.amount), 0)).where(
-        books.is_of(doubts, key.id), doubts.c.key == 0, decided
-    )
-    taken = int(connection.execute(first_uses).scalar_one())
+    applied = connection.execute(select(doubts).where(books.is_of(doubts, key.id), decided)).all()
+    taken = sum(int(row.amount) for row in applied if not row.key)
     if not taken:
         return 0
-    written = select(func.coalesce(func.sum(entries.c.amount), 0)).where(
-        entries.c.key == key.id, entries.c.reference.like("first-seen:%:call~_%", escape="~")
-    )
+    retired = connection.execute(select(retired_keys.c.unkey_id).where(retired_keys.c.key == key.id)).scalars()
+    names = [key.unkey_id, *retired]
+    references = [_reference(name, row.id) for name in names for row in applied]
+    written = select(func.coalesce(func.sum(entries.c.amount), 0)).where(entries.c.reference.in_(references))
     return taken - int(connection.execute(written).scalar_one())
+
+
+def _reference(unkey_id: str, doubt_id: int) -> str:
+    return f"first-seen:{unkey_id}:call_{doubt_id}"
 
 
 def _has(doubt: Any) -> ColumnElement[bool]:

@@ -258,9 +258,7 @@ class UnkeyKeys:
             if remote.credits != last:
                 last, since = remote.credits, now
             if now - since >= STILL_SECONDS:
-                logger.warning(
-                    "rotating a key of which Unkey has more than our books, or as much with some in doubt"
-                )
+                logger.warning("rotating a key of which Unkey has more than our books, or as much with some in doubt")
                 return remote
             if now - started >= LAG_SECONDS:
                 raise CreditsUnavailable(cause="Unkey has not written down yet what the key's last calls took")

@@ -170,13 +170,14 @@ def test_what_somebody_did_by_hand_is_written_up_to_the_doubt_at_most_and_stays_
 
     async def main():
         async with ledger.patient_provider() as one, ledger.patient_provider() as two:
-            key_id, secret = await first_use(ledger, one, two, TAKEN_FIRST)
+            key_id, _ = await first_use(ledger, one, two, TAKEN_FIRST)
             ledger.server.call("keys.updateCredits", {"keyId": key_id, "operation": operation, "value": by_hand})
             await resolve(two, "lost")
             assert await first_seen(two, key_id) == lacked
             (drift,) = await two.list_drift()
             assert drift.kept - drift.ledger == (100 if operation == "increment" else 8 - 10)
             if operation == "increment":
+                secret, _ = await two.rotate(key_id)
                 await lose(ledger, two, secret, 8 + 4, "later")  # 8 of the pool
                 await resolve(two, "later")
                 assert await first_seen(two, key_id) == lacked
