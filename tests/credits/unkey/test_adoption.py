@@ -67,7 +67,7 @@ def test_an_owner_who_changes_at_unkey_changes_here_with_the_next_call(ledger, r
 @pytest.mark.parametrize("count", [1, 2])
 def test_the_first_use_of_a_key_by_a_crowd_verifies_each_call_once_and_adopts_the_key_once(ledger, run, count):
     async def main():
-        async with ledger.provider() as one, ledger.provider() as two:
+        async with ledger.patient_provider() as one, ledger.patient_provider() as two:
             providers = (one, two)[:count]
             _, secret = ledger.server.create_key(credits=1_000)
             holds = await asyncio.gather(

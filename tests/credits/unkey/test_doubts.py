@@ -59,7 +59,7 @@ def test_a_hold_that_is_answered_is_settled_whole_when_its_process_dies(ledger, 
 @pytest.mark.parametrize("kind", ["silent", "reset", "closed", "error", "malformed"])
 def test_a_lost_answer_is_a_doubt_of_what_unkey_was_asked_and_never_served(ledger, run, kind, takes_effect):
     async def main():
-        ledger.section = {"verify_timeout_seconds": 0.4}
+        ledger.section = {"verify_timeout_seconds": 1}
         async with ledger.provider() as provider:
             secret, key = await provider.create("u", credits=50)
             await provider.release(await hold(provider, secret, 4, "r0"), "5xx")
