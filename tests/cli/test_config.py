@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from gateway.config.schema import editor_schema_text
+from tests import preloaded
 
 GATEWAY = [sys.executable, "-c", "from gateway.cli.main import main; main()"]
 QUICK = """
@@ -25,8 +26,8 @@ BROKEN = "server: {prot: 1}\nroutes:\n  - {path: /p, methods: [GET], upstream: a
 
 
 def process(*arguments: str, cwd: Path, **more) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*GATEWAY, *arguments], cwd=cwd, capture_output=True, text=True, timeout=60, check=False, **more
+    return preloaded.run(
+        ["gateway", *arguments], cwd=cwd, capture_output=True, text=True, timeout=60, check=False, **more
     )
 
 

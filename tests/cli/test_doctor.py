@@ -19,6 +19,7 @@ from gateway.cli.stand_in import stand_in
 from gateway.database.engine import open_database
 from gateway.doctor.diagnosis import fail, ok, warn
 from gateway.sandbox.unkey.server import API_ID, ROOT_KEY
+from tests import preloaded
 from tests.upstreams.hostile import blackhole_port, refusing_port
 
 GATEWAY = [sys.executable, "-c", "from gateway.cli.main import main; main()"]
@@ -32,8 +33,8 @@ def doctor(directory: Path, config: dict, *arguments: str) -> subprocess.Complet
     file = directory / "config.yaml"
     database = {"url": f"sqlite:///{directory / 'gateway.db'}"}
     file.write_text(json.dumps({"server": {"port": 0}, "admin": None, "database": database, **config}))
-    return subprocess.run(
-        [*GATEWAY, "doctor", "-c", str(file), *arguments],
+    return preloaded.run(
+        ["gateway", "doctor", "-c", str(file), *arguments],
         cwd=directory,
         capture_output=True,
         text=True,

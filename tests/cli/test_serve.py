@@ -24,6 +24,7 @@ from gateway.cli.serve import with_server
 from gateway.cli.stand_in import stand_in
 from gateway.config.load import parse_config
 from gateway.sandbox.unkey.server import API_ID, ROOT_KEY
+from tests import preloaded
 
 GATEWAY = [sys.executable, "-c", "from gateway.cli.main import main; main()"]
 PATIENCE_SECONDS = 60
@@ -55,8 +56,8 @@ class Running:
 
 @contextmanager
 def running(*arguments: str, cwd, **environ: str):
-    process = subprocess.Popen(
-        [*GATEWAY, *arguments],
+    process = preloaded.Popen(
+        ["gateway", *arguments],
         cwd=cwd,
         env={**os.environ, **environ},
         stdout=subprocess.PIPE,
@@ -120,8 +121,8 @@ def test_serve_answers_and_stops_with_exit_code_0(config_file, workers):
 @pytest.mark.parametrize("command", ["serve", "dev"])
 def test_a_taken_port_is_told_in_one_line_with_what_to_do(config_file, command):
     with taken_port() as port:
-        done = subprocess.run(
-            [*GATEWAY, command, "--port", str(port)],
+        done = preloaded.run(
+            ["gateway", command, "--port", str(port)],
             cwd=config_file.parent,
             capture_output=True,
             text=True,
@@ -225,7 +226,7 @@ def test_the_stand_ins_end_with_a_gateway_that_is_killed(config_file, options):
 def test_a_database_that_cannot_be_opened_is_one_line(config_file):
     (config_file.parent / "data").write_text("a file where the folder should be")
     for command in (["keys", "list"], ["dev"]):
-        done = subprocess.run([*GATEWAY, *command], cwd=config_file.parent, capture_output=True, text=True, check=False)
+        done = preloaded.run(["gateway", *command], cwd=config_file.parent, capture_output=True, text=True, check=False)
         assert done.returncode == 1
         assert done.stderr.startswith("gateway: the database can't be opened: data/gateway.db: ")
         assert done.stderr.count("\n") == 1
@@ -233,7 +234,7 @@ def test_a_database_that_cannot_be_opened_is_one_line(config_file):
 
 def test_keys_of_the_command_line_work_in_the_real_database(config_file, monkeypatch, capsys):
     def process(*arguments: str):
-        done = subprocess.run([*GATEWAY, *arguments, "--json"], cwd=config_file.parent, capture_output=True, check=True)
+        done = preloaded.run(["gateway", *arguments, "--json"], cwd=config_file.parent, capture_output=True, check=True)
         return json.loads(done.stdout)
 
     def gateway(*arguments: str):

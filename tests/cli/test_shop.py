@@ -15,6 +15,7 @@ from gateway.cli.shop import PACK, PORT, send_webhooks, shop
 from gateway.cli.stand_in import local_port
 from gateway.config.load import parse_config
 from gateway.sandbox.stripe.server import WEBHOOK_SECRET
+from tests import preloaded
 
 OWN = """\
 billing:
@@ -120,6 +121,6 @@ def test_many_that_start_at_once_do_not_quarrel_over_the_port():
 def subprocess_of(stack):
     """A stand-in that wants the usual port."""
     command = [sys.executable, "-m", "gateway.sandbox.stripe", "--port", str(PORT), "--or-any-port"]
-    process = stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
+    process = stack.enter_context(preloaded.Popen(command, stdout=subprocess.PIPE, text=True))
     stack.callback(process.terminate)
     return process

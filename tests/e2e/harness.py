@@ -23,6 +23,7 @@ import psutil
 
 from gateway.app import open_provider
 from gateway.config.load import load_config
+from tests import preloaded
 from tests.database.template import prepare_database
 
 TORTURE = bool(os.environ.get("TORTURE"))
@@ -90,7 +91,7 @@ class Gateway:
         """Start it and wait until it says that it listens."""
         begin = self.errors_file.stat().st_size
         with self.errors_file.open("ab") as errors:
-            self.process = subprocess.Popen(
+            self.process = preloaded.Popen(
                 [COMMAND, "serve", "-c", self.config_file],
                 cwd=self.directory,
                 stdin=subprocess.DEVNULL,

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import httpx
 
+from tests import preloaded
 from tests.e2e.caller import Answer, Caller, request
 from tests.e2e.harness import COMMAND, Gateway, count, gateway, settings, until, until_async
 from tests.e2e.test_reload import gauge, priced, prices_of_all, write
@@ -25,7 +26,7 @@ def admin(running: Gateway, path: str, method: str = "GET", **options) -> httpx.
 
 def command(running: Gateway, *arguments: str) -> subprocess.CompletedProcess[str]:
     address = f"http://127.0.0.1:{running.admin_port}"
-    return subprocess.run(
+    return preloaded.run(
         [COMMAND, *arguments, "--admin", address],
         check=False,
         capture_output=True,

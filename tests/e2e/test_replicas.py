@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import preloaded
 from tests.e2e import test_kill
 from tests.e2e.audit import audit
 from tests.e2e.caller import request
@@ -38,7 +39,7 @@ def replicas(directory: Path, url: str, target: str, **sections) -> Iterator[lis
 def migrate(directory: Path, url: str) -> subprocess.Popen[bytes]:
     file = directory / "migrate.yaml"
     file.write_text(f"database: {{url: '{url}'}}")
-    return subprocess.Popen([COMMAND, "migrate", "-c", file], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return preloaded.Popen([COMMAND, "migrate", "-c", file], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 def test_replicas_want_a_migrated_database_and_sell_exactly_what_the_credits_pay_for(tmp_path, postgres):

@@ -12,13 +12,13 @@ import os
 import random
 import secrets
 import sqlite3
-import subprocess
 from collections import Counter
 from contextlib import closing
 from dataclasses import dataclass, field
 
 import pytest
 
+from tests import preloaded
 from tests.e2e.caller import Answer, Caller, request
 from tests.e2e.harness import COMMAND, Gateway, count, gateway, settings, until
 from tests.e2e.test_kill import QUICK, kill_again_and_again
@@ -189,11 +189,11 @@ def _audit_calls(books: Books, upstream: Upstream, load: Load, doubtful: set[str
 def grant(running: Gateway, key_id: str, reference: str) -> None:
     """As an operator does it."""
     arguments = [key_id, str(GRANTED), "--reason", "test", "--reference", reference, "-c", running.config_file]
-    subprocess.run([COMMAND, "credits", "grant", *arguments], check=True, capture_output=True, timeout=60)
+    preloaded.run([COMMAND, "credits", "grant", *arguments], check=True, capture_output=True, timeout=60)
 
 
 def listed(running: Gateway) -> list[dict]:
-    done = subprocess.run(
+    done = preloaded.run(
         [COMMAND, "orders", "list", "--json", "--limit", "1000", "-c", running.config_file],
         check=True,
         capture_output=True,

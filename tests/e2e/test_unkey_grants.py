@@ -22,6 +22,7 @@ from typing import Any
 import pytest
 import uvloop
 
+from tests import preloaded
 from tests.e2e.granting import open_granter
 from tests.e2e.harness import COMMAND, count, settings, until, until_async
 from tests.e2e.unkey import Unkey
@@ -213,4 +214,4 @@ def _open(books: Books) -> list[tuple]:
 
 def _say(config_file: Path, number: int, resolution: str) -> None:
     command = [COMMAND, "orders", "resolve", f"grant_{number}", resolution, "-c", config_file]
-    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    preloaded.run(command, check=True, capture_output=True, timeout=60)

@@ -13,6 +13,7 @@ import pytest
 import stripe
 
 from gateway.sandbox.stripe.settings import Settings
+from tests import preloaded
 from tests.sandbox.stripe_caller import session_params, tell
 
 STOP_SECONDS = 10
@@ -25,7 +26,7 @@ def start():
 
     def run(*arguments):
         command = [sys.executable, "-m", "gateway.sandbox.stripe", "--port", "0", *arguments]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        process = preloaded.Popen(command, stdout=subprocess.PIPE, text=True)
         running.append(process)
         line = process.stdout.readline()
         return process, re.fullmatch(r"stripe sandbox on (http://127\.0\.0\.1:\d+)\n", line)[1]

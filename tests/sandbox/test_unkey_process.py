@@ -15,6 +15,7 @@ import pytest
 
 from gateway.sandbox.unkey.server import API_ID, ROOT_KEY
 from gateway.sandbox.unkey.settings import Settings
+from tests import preloaded
 from tests.sandbox.exchange import exchange
 from tests.sandbox.unkey_caller import tell
 
@@ -28,7 +29,7 @@ def start():
 
     def run(*arguments):
         command = [sys.executable, "-m", "gateway.sandbox.unkey", "--port", "0", *arguments]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        process = preloaded.Popen(command, stdout=subprocess.PIPE, text=True)
         running.append(process)
         line = process.stdout.readline()
         return process, re.fullmatch(r"unkey sandbox on (http://127\.0\.0\.1:\d+)\n", line)[1]

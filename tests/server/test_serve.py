@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from gateway.server.sockets import CannotListen, listen
+from tests import preloaded
 from tests.server.harness import Caller, wait_until
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -24,7 +25,7 @@ both = pytest.mark.parametrize("workers", [1, 2])
 
 class Gateway:
     def __init__(self, **options):
-        self.process = subprocess.Popen(
+        self.process = preloaded.Popen(
             [sys.executable, "-m", "tests.server.gateway_process", json.dumps(options)],
             cwd=ROOT,
             stdout=subprocess.PIPE,

@@ -22,6 +22,7 @@ from gateway.database.moving.opening import open_for_moving
 from gateway.database.moving.rows import insert_rows
 from gateway.database.moving.tables import TABLES, columns_of
 from gateway.database.tables import HOLDS_PER_INSTANCE
+from tests import preloaded
 
 COMMAND = Path(sys.executable).with_name("gateway")
 BATCH = 20_000
@@ -149,7 +150,7 @@ def config_of(directory: Path, url: str) -> Path:
 
 def gateway(*arguments: object) -> subprocess.Popen[bytes]:
     """The command, as a process."""
-    return subprocess.Popen([COMMAND, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    return preloaded.Popen([COMMAND, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
 def finish(process: subprocess.Popen[bytes], seconds: float = 100) -> tuple[int, str]:
