@@ -126,7 +126,7 @@ class Snapshots:
             config,
             upstreams,
             uploads,
-            _routes(config, upstreams, uploads, self._metrics),
+            _routes(config, upstreams, uploads, self._metrics, None if old is None else old.routes),
             HeadReader(config.server.trusted_proxies),
             self._planes.make(config, jwks, access_log),
             jwks,
@@ -147,7 +147,11 @@ class Snapshots:
 
 
 def _routes(
-    config: Config, upstreams: Mapping[str, Upstream], uploads: Mapping[str, Uploads], metrics: Metrics
+    config: Config,
+    upstreams: Mapping[str, Upstream],
+    uploads: Mapping[str, Uploads],
+    metrics: Metrics,
+    former: RouteTable | None,
 ) -> RouteTable:
     return RouteTable(
         [
@@ -160,6 +164,7 @@ def _routes(
                     body_max_bytes=config.server.body_max_bytes,
                     uploads=uploads[section.upstream],
                     shows_timing=config.server.timing_headers,
+                    former=None if former is None else former.find_former(section),
                 ),
             )
             for section in config.routes

@@ -24,11 +24,15 @@ NETWORK_BYTES = 8
 
 
 class Concurrency:
-    """At most so many calls of one key at a time."""
+    """At most so many calls of one key at a time. `running`: those that run already, by key."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, running: dict[bytes, int] | None = None) -> None:
         self._limit = limit
-        self._running: dict[bytes, int] = {}
+        self._running: dict[bytes, int] = {} if running is None else running
+
+    def successor(self, limit: int) -> Concurrency:
+        """Another limit for the same calls: those that run still count, and those that begin count here too."""
+        return Concurrency(limit, self._running)
 
     def begin(self, key: bytes) -> None:
         """Count a call, which must `end`. Raises TooManyAtOnce."""
@@ -46,13 +50,24 @@ class Concurrency:
 
 
 class AddressLimit:
-    """At most so many calls of one address in a window that slides."""
+    """At most so many calls of one address in a window that slides. `windows`: what was counted already."""
 
-    def __init__(self, section: RateLimitSection, *, now_ms: Callable[[], int] | None = None) -> None:
+    def __init__(
+        self,
+        section: RateLimitSection,
+        windows: OrderedDict[bytes, Window] | None = None,
+        *,
+        now_ms: Callable[[], int] | None = None,
+    ) -> None:
         self._limit = section.limit
         self._window_seconds = section.window_seconds
         self._now_ms = now_ms or _monotonic_ms
-        self._windows: OrderedDict[bytes, Window] = OrderedDict()
+        self._windows: OrderedDict[bytes, Window] = OrderedDict() if windows is None else windows
+
+    def successor(self, section: RateLimitSection) -> AddressLimit:
+        """Another limit for the same addresses. In a window of another length nothing has been counted yet."""
+        counted = self._windows if section.window_seconds == self._window_seconds else None
+        return AddressLimit(section, counted, now_ms=self._now_ms)
 
     def take(self, address: str) -> Quota:
         """Count a call; what is left. Raises RateLimited."""

@@ -22,7 +22,8 @@ UPLOADS_MAX = 128
 
 
 class Route:
-    """One route of the config, with everything a call needs worked out at load."""
+    """One route of the config, with everything a call needs worked out at load. What the `former` has counted of its
+    callers counts on: a reload lets nobody begin anew."""
 
     __slots__ = (
         "__weakref__",  # retirement.py finds out by it when the last call is over
@@ -56,8 +57,11 @@ class Route:
         body_max_bytes: int,
         uploads: Uploads | None = None,
         shows_timing: bool = False,
+        former: Route | None = None,
     ) -> None:
         cost = section.cost
+        self.address_limit: AddressLimit | None = _address_limit(section, former)
+        self.concurrency: Concurrency | None = _concurrency(section, former)
         self.name = section.path
         self.cost = cost.hold if isinstance(cost, SettledCost) else (cost or 0)
         self.cost_field = (b"x-gateway-cost", b"%d" % self.cost)
@@ -69,15 +73,28 @@ class Route:
         self.releases_4xx = "4xx" in section.release_on
         self.releases_5xx = "5xx" in section.release_on
         self.timeout_seconds = section.timeout_seconds
-        limit, most = section.rate_limit_per_address, section.concurrency_per_key
-        self.address_limit = None if limit is None else AddressLimit(limit)
-        self.concurrency = None if most is None else Concurrency(most)
         self.body_max_bytes = section.body_max_bytes or body_max_bytes
         self.strip = len(section.strip_prefix.rstrip("/").encode("ascii"))
         self.transport = transport
         self.uploads = uploads or Uploads(UPLOADS_MAX)
         self.shows_timing = shows_timing
         self.metrics = metrics
+
+
+def _address_limit(section: RouteSection, former: Route | None) -> AddressLimit | None:
+    limit = section.rate_limit_per_address
+    if limit is None:
+        return None
+    counted = None if former is None else former.address_limit
+    return AddressLimit(limit) if counted is None else counted.successor(limit)
+
+
+def _concurrency(section: RouteSection, former: Route | None) -> Concurrency | None:
+    limit = section.concurrency_per_key
+    if limit is None:
+        return None
+    counted = None if former is None else former.concurrency
+    return Concurrency(limit) if counted is None else counted.successor(limit)
 
 
 def _policy(section: RouteSection) -> Policy:
@@ -107,6 +124,7 @@ class RouteTable:
 
     def __init__(self, routes: Sequence[tuple[RouteSection, Route]]) -> None:
         self.routes = [route for _, route in routes]
+        self._by_identity = {_identity(section): route for section, route in routes}
         self._literal: dict[bytes, dict[str, Route]] = {}
         self._root = _Node()
         self._folded = _Node()
@@ -131,6 +149,10 @@ class RouteTable:
             raise BadRequest("The path is spelled in a way that could be read as another path.")
         return self._search(method, raw_path)
 
+    def find_former(self, section: RouteSection) -> Route | None:
+        """The route that this one takes the place of: of the same path and methods, whatever else it says."""
+        return self._by_identity.get(_identity(section))
+
     def _search(self, method: str, raw_path: bytes) -> Route:
         allowed: set[str] = set()
         for by_method in _candidates(self._root, raw_path.split(b"/")[1:]):
@@ -153,6 +175,10 @@ class RouteTable:
                 if other is not route:
                     raise BadRequest("The path is spelled in a way that an upstream could read as another route's.")
                 return
+
+
+def _identity(section: RouteSection) -> tuple[str, frozenset[str]]:
+    return section.path, frozenset(section.methods)
 
 
 def _add(node: _Node, path: bytes, section: RouteSection, route: Route) -> dict[str, Route]:

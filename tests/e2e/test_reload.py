@@ -230,6 +230,36 @@ def test_a_call_in_flight_keeps_its_upstream_which_closes_after_it(tmp_path: Pat
             assert running.stop() == 0
 
 
+def test_a_reload_lets_nobody_begin_anew(tmp_path: Path):
+    """Who had used up what his route allows, or has as many calls under way, has so with the new config too."""
+    with Upstream() as upstream:
+        config = settings(tmp_path, upstream.url, server={"watch_config": False}, log={"access": False})
+        route = config["routes"][0]
+        few = {**route, "path": "/few/{what}", "concurrency_per_key": 1}
+        rare = {**route, "path": "/rare/{what}", "rate_limit_per_address": {"limit": 1, "window_seconds": 3600}}
+        config["routes"] = [few, rare]
+        with gateway(tmp_path, config) as running:
+            secret, _ = running.create_key(1_000)
+            running.start()
+
+            async def run() -> list[str]:
+                async with await Caller.open(running.port) as busy, await Caller.open(running.port) as caller:
+                    busy.send(asking(secret, "few", "hang"))
+                    await until_async(lambda: upstream.seen)
+                    assert (await caller.call(asking(secret, "rare"))).status == 200
+                    write(running, {**config, "routes": [{**few, "cost": 2}, {**rare, "cost": 2}]})
+                    running.signal(signal.SIGHUP)
+                    await asyncio.to_thread(until, lambda: reloads(running) == 1)
+                    return [(await caller.call(asking(secret, path))).slug for path in ("few", "rare")]
+
+            assert asyncio.run(run()) == ["too-many-at-once", "rate-limited"]
+            assert running.stop() == 0
+
+
+def asking(secret: str, path: str, what: str = "ok") -> bytes:
+    return request(secret, what).replace(b"/call/", f"/{path}/".encode())
+
+
 def connections_to(pid: int, port: int) -> list[object]:
     import psutil
 

@@ -89,6 +89,28 @@ def test_a_key_has_so_many_calls_at_a_time_and_leaves_nothing_behind():
     assert not concurrency._running
 
 
+def test_another_limit_counts_the_calls_that_run_already_and_their_ends():
+    old = Concurrency(3)
+    for _ in range(3):
+        old.begin(b"one")
+    new = old.successor(2)
+    old.end(b"one")
+    with pytest.raises(TooManyAtOnce):
+        new.begin(b"one")
+    old.end(b"one")
+    new.begin(b"one")
+    new.end(b"one")
+    old.end(b"one")
+    assert not new._running
+
+
+def test_another_limit_counts_the_calls_of_a_window_as_long_and_none_of_another(limit):
+    for _ in range(3):
+        limit.take("192.0.2.1")
+    assert limit.successor(RateLimitSection(limit=5, window_seconds=10)).take("192.0.2.1").remaining == 1
+    assert limit.successor(RateLimitSection(limit=5, window_seconds=60)).take("192.0.2.1").remaining == 4
+
+
 @pytest.mark.parametrize(
     ("peer", "forwarded", "address"),
     [
