@@ -23,7 +23,7 @@ from tests.credits.conftest import until
 from tests.database.postgres import Query, rows, snapshot, url_of
 
 VERIFY = "keys.verifyKey"
-CROWD = 200
+CROWD = 100
 
 
 async def hold(provider: UnkeyProvider, secret: str, cost: int = 1, request_id: str = "r") -> Hold:
