@@ -22,6 +22,7 @@ Interval = Annotated[float, typer.Option("--interval", min=0.1, max=60, metavar=
 Series = Mapping[tuple[str, tuple[tuple[str, str], ...]], float]
 """Each sample by its name and its labels."""
 
+UP = "up"
 CLEAR = "\x1b[H\x1b[2J"
 
 
@@ -45,7 +46,7 @@ def top(
     once: Once = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show routes, rates, errors, latencies, credits and upstreams of the running gateway, until Ctrl-C.
+    """Show routes, rates, errors, latencies, credits, upstreams and their targets of the running gateway, until Ctrl-C.
 
     All from its admin listener, which the config names. --json prints one document and ends, as --once does.
     """
@@ -154,3 +155,21 @@ def _print(rates: Sequence[RouteRate], upstreams: Sequence[dict[str, Any]], seri
         for upstream in upstreams
     ]
     print_table(("UPSTREAM", "TARGETS", *connections), lines, right=("TARGETS", *connections))
+    print()
+    print_table(
+        ("TARGET", "UPSTREAM", "STATE", "IN FLIGHT", "LAST ERROR"), target_rows(upstreams), right=("IN FLIGHT",)
+    )
+
+
+def target_rows(upstreams: Sequence[dict[str, Any]]) -> list[tuple[object, ...]]:
+    """How each target is, those that get no calls first."""
+    return [
+        (target["target"], upstream["name"], _state(target), target["in_flight"], target["last_error"])
+        for upstream in upstreams
+        for target in sorted(upstream["targets"], key=lambda target: target["state"] == UP)
+    ]
+
+
+def _state(target: Mapping[str, Any]) -> str:
+    seconds = math.ceil(target["ejected_for_seconds"])
+    return f"{target['state']} for {seconds} s" if seconds else str(target["state"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gateway.cli.top import quantile, rates_between, read_series
+from gateway.cli.top import quantile, rates_between, read_series, target_rows
 from gateway.observe.metrics import Metrics
 
 
@@ -40,3 +40,25 @@ def test_quantiles_are_prometheus_own():
     assert quantile(0.99, [(1.0, 5), (2.0, 5), (inf, 10)]) == 2.0
     assert quantile(0.5, [(1.0, 0), (inf, 0)]) is None
     assert quantile(0.5, []) is None
+
+
+def test_each_target_is_shown_as_it_is_and_those_that_get_no_calls_first():
+    def target(name, state, in_flight, ejected_for_seconds=0.0, last_error=""):
+        return {
+            "target": name,
+            "weight": 1,
+            "state": state,
+            "in_flight": in_flight,
+            "ejected_for_seconds": ejected_for_seconds,
+            "last_error": last_error,
+        }
+
+    upstreams = [
+        {"name": "a", "targets": [target("http://one", "up", 3), target("http://two", "ejected", 0, 4.2, "reset")]},
+        {"name": "b", "targets": [target("http://three", "down", 1, 0.0, "503")]},
+    ]
+    assert target_rows(upstreams) == [
+        ("http://two", "a", "ejected for 5 s", 0, "reset"),
+        ("http://one", "a", "up", 3, ""),
+        ("http://three", "b", "down", 1, "503"),
+    ]

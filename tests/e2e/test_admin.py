@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import signal
 import subprocess
 from pathlib import Path
@@ -114,6 +115,7 @@ def order_both(running: Gateway, config: dict, upstream: Upstream) -> None:
     assert table.returncode == 0, table.stderr
     assert "/call/{what}" in table.stdout
     assert "2 workers" in table.stdout
+    assert re.search(r"^http://127\.0\.0\.1:\d+ +main +up +0", table.stdout, re.MULTILINE), table.stdout
     document = json.loads(command(running, "top", "--json", "--interval", "0.2").stdout)
     assert {"/call/{what}"} <= {route["route"] for route in document["routes"]}
 
