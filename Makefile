@@ -25,8 +25,9 @@ run: install ## A gateway, a demo upstream, a funded key, and a curl line to pas
 test test-browser torture: export TMPDIR := $(or $(MEMORY),$(TMPDIR),/tmp)
 
 test: install ## Every test, with counts that fit in minutes
-	# Who starves beside the others is asked once more, alone. What is broken fails again.
-	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadgroup --tb=short || \
+	# Who starves beside the others is asked once more, alone. What is broken fails again, and then says with what values:
+	# for that, pytest rewrites each assertion, and every worker would first do so with all tests.
+	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadgroup --assert=plain --tb=short || \
 		$(BIN)/python -m pytest --last-failed --last-failed-no-failures none
 
 test-browser: install ## The pages, in a real browser (Debian: apt-get install chromium chromium-driver)
