@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, Select, bindparam, func, insert, literal_column, select, update
 
 from gateway.credits.provider import CREDITS_MAX, ApiKey, Balance, Entry
 from gateway.credits.secrets import START_LENGTH, hash_secret, new_key_id
@@ -132,21 +132,29 @@ def grant(connection: Connection, key_id: str, amount: int, kind: str, reason: s
 
 def history(connection: Connection, key_id: str, before: int | None, limit: int) -> Sequence[Entry]:
     """A key's entries, newest first, older than `before`: a walk along the chain of `previous`, by primary key."""
-    key = connection.execute(select(keys.c.id, keys.c.last_entry).where(keys.c.key_id == key_id)).first()
-    if key is None:
-        return []
-    start = key.last_entry
-    if before is not None:
-        found = connection.execute(
-            select(entries.c.previous).where(entries.c.id == before, entries.c.key == key.id)
-        ).first()
-        start = None if found is None else found.previous
-    if start is None:
-        return []  # asked of SQL, it would be `id IS NULL`, and SQLite would look for that in the whole ledger
-    chain = select(entries).where(entries.c.id == start).cte("chain", recursive=True)
-    chain = chain.union_all(select(entries).where(entries.c.id == chain.c.previous))
-    rows = connection.execute(select(chain).limit(limit))
+    page = _FIRST_PAGE if before is None else _NEXT_PAGE
+    rows = connection.execute(page, {"key_id": key_id, "before": before, "limit": limit})
     return [to_entry(row) for row in rows]
+
+
+def _walk_from(start: Select[tuple[int | None]]) -> Select[Any]:
+    """Entries along the chain, from the one that `start` finds. Made once, for making it takes longer than asking it.
+
+    Each step looks up one id in a subquery of its own. As a join, PostgreSQL may choose to read the whole ledger for
+    each step: it does on a table of which it has no statistics yet (73 ms a page of 6,000 entries, instead of 3).
+    """
+    first = start.add_columns(literal_column("1").label("step")).cte("walk", recursive=True)
+    one = entries.alias("one")
+    previous = select(one.c.previous).where(one.c.id == first.c[0]).scalar_subquery()
+    more = first.c.step < bindparam("limit"), first.c[0].is_not(None)
+    walk = first.union_all(select(previous, first.c.step + 1).where(*more))
+    return select(entries).join(walk, entries.c.id == walk.c[0]).order_by(walk.c.step)
+
+
+_OF_KEY = keys.c.key_id == bindparam("key_id")
+_FIRST_PAGE = _walk_from(select(keys.c.last_entry).where(_OF_KEY))
+_BEFORE = entries.c.id == bindparam("before")
+_NEXT_PAGE = _walk_from(select(entries.c.previous).join(keys, keys.c.id == entries.c.key).where(_BEFORE, _OF_KEY))
 
 
 def _check_amount(amount: int, balance: int, held: int) -> None:
