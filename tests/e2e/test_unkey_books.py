@@ -168,10 +168,11 @@ def _audit_calls(books: Books, upstream: Upstream, load: Load, doubtful: set[str
         allowed = {worth}
         if reason == "timeout":  # the upstream has answered, but too late
             allowed = {0}
-        if reason == "timeout":
-            allowed.add(0)  # a busy machine: the answer came after the gateway had given it up, and its caller got 504
-        if int(seen.target.partition("?n=")[2]) in load.vanished:
+        number = int(seen.target.partition("?n=")[2])
+        if number in load.vanished:
             allowed |= {price} if reason else set()
+        elif not load.answers[number].whole:
+            allowed.add(price)  # a busy machine: the answer stood still, was cut off, and told no cost any more
         if deaths:
             # Released, or settled whole where the answer was under way.
             allowed |= {0, price} if reason == "gateway died" else {price if upstream.answered[request_id] else 0}

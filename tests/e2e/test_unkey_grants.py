@@ -64,7 +64,7 @@ class Granter:
     def _start(self) -> subprocess.Popen[bytes]:
         begin = self._log.stat().st_size if self._log.exists() else 0
         with self._log.open("ab") as log:
-            process = subprocess.Popen(
+            process = preloaded.Popen(
                 [sys.executable, "-m", "tests.e2e.granting", json.dumps(self._told)],
                 cwd=ROOT,
                 stdin=subprocess.DEVNULL,
