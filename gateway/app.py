@@ -240,6 +240,7 @@ class Gateway:
         stack.push_async_callback(planes.aclose)
         first = snapshots.current
         endpoint = Endpoint(first.routes, provider, first.heads, ids, self._metrics, first.access_log, first.control)
+        stack.push_async_callback(endpoint.aclose)
         self._endpoint, self._live = endpoint, Live(snapshots, endpoint, access_logs)
         self._metrics.collect_gauges(lambda: gauges(self._readiness, snapshots.current.upstreams, loop))
         if billing is not None:

@@ -13,7 +13,7 @@ from gateway.api.checkout import Checkouts
 from gateway.api.control_plane import ControlPlane
 from gateway.api.credits import Credits
 from gateway.api.description import Description, openapi_text
-from gateway.api.idempotency import HEADER_NAME, Idempotency
+from gateway.api.idempotency import Idempotency
 from gateway.api.identity import Identifier
 from gateway.api.keys import Keys
 from gateway.api.operation import AnyOperation
@@ -25,6 +25,7 @@ from gateway.api.webhook import Webhook
 from gateway.config.tree import Config, JwtSection
 from gateway.credits.provider import CreditsProvider
 from gateway.database.engine import Database
+from gateway.idempotency_key import HEADER_NAME
 from gateway.observe.access_log import AccessLog
 from gateway.observe.ids import RequestIds
 from gateway.observe.metrics import Metrics

@@ -18,12 +18,13 @@ from starlette.routing import Route, Router
 from starlette.types import Receive, Scope, Send
 
 from gateway.api.background import Background
-from gateway.api.idempotency import Attempt, Idempotency, Reply, content_type_of, read_idempotency_key
+from gateway.api.idempotency import Attempt, Idempotency, Reply, content_type_of
 from gateway.api.identity import Identifier, Identity, Kind
 from gateway.api.operation import BODY_MAX_BYTES, AnyOperation, Document, Request
 from gateway.api.reading import BodyReader, read_document, read_model, read_query
 from gateway.api.visit import SCOPE_KEY, Recorder, Visit, visit_of
 from gateway.errors import Forbidden, GatewayError, InternalError, MethodNotAllowed, NoRoute
+from gateway.idempotency_key import read_idempotency_key
 from gateway.observe.ids import RequestIds
 
 logger = logging.getLogger("gateway.api")

@@ -14,28 +14,22 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-import re
 import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from gateway.api import records
-from gateway.api.identity import Headers
 from gateway.api.records import Record
-from gateway.api.sealing import Seal, Sealer
 from gateway.credits.ledger import now_ms
 from gateway.database.engine import Database
-from gateway.errors import BadRequest, Conflict, CreditsUnavailable, Invalid
+from gateway.errors import CreditsUnavailable
+from gateway.idempotency_key import REPLAYED, still_running, used_before
+from gateway.sealing import Seal, Sealer
 
 logger = logging.getLogger("gateway.api")
 
-HEADER = b"idempotency-key"
-HEADER_NAME = "Idempotency-Key"
-USED = "was used before for another request"
-KEY_PATTERN = r"^[!-~]{1,255}$"
 LEASE_SECONDS = 15.0
 """How long a request is its owner's without a word from it."""
-_KEY = re.compile(KEY_PATTERN.encode())
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +95,7 @@ class Idempotency:
         )
         if record is not None:
             if record.fingerprint != fingerprint:
-                raise Invalid("Use a new Idempotency-Key for a new request.", errors={HEADER_NAME: USED})
+                raise used_before()
             if record.status is not None:
                 return _repeat(record, seal)
             if record.owned_until > now:
@@ -140,30 +134,13 @@ class Idempotency:
             pass
 
 
-def read_idempotency_key(headers: Headers) -> bytes | None:
-    """The request's Idempotency-Key; None without one. Raises BadRequest, Invalid."""
-    found = [value for name, value in headers if name == HEADER]
-    if not found:
-        return None
-    if len(found) > 1:
-        raise BadRequest("Idempotency-Key is there twice.")
-    if not _KEY.fullmatch(found[0]):
-        raise Invalid("Not an Idempotency-Key.", errors={HEADER_NAME: "1 to 255 visible ASCII characters"})
-    return found[0]
-
-
-def still_running() -> Conflict:
-    """Somebody else is at it."""
-    return Conflict("A request with this Idempotency-Key is still being worked on.", headers=((b"retry-after", b"1"),))
-
-
 def _repeat(record: Record, seal: Seal) -> Reply:
     assert record.status is not None
     assert record.answer is not None
     body = seal.open(record.answer, _context(record.status))
     if body is None:
         raise CreditsUnavailable(cause="a stored answer can't be opened: the row was changed")
-    return Reply(record.status, content_type_of(record.status), body, ((b"idempotency-replayed", b"true"),))
+    return Reply(record.status, content_type_of(record.status), body, (REPLAYED,))
 
 
 def content_type_of(status: int) -> bytes:

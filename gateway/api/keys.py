@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from gateway.api.idempotency import Attempt, still_running
+from gateway.api.idempotency import Attempt
 from gateway.api.identity import Identity, Kind
 from gateway.api.operation import EVERYBODY, OWNERS, AnyOperation, Asked, Model, Nothing, Operation, Request
 from gateway.api.ownership import KEY_ID_FIELD, UserId, find_own
@@ -17,6 +17,7 @@ from gateway.api.signup import Signup
 from gateway.credits.ledger import now_ms
 from gateway.credits.provider import CREDITS_MAX, ApiKey, CreditsProvider
 from gateway.errors import Conflict, Forbidden, Invalid, NotFound
+from gateway.idempotency_key import still_running
 
 YEAR_9999_MS = 253_402_300_799_999
 

@@ -9,7 +9,6 @@ from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from gateway import __version__
-from gateway.api.idempotency import HEADER_NAME, KEY_PATTERN
 from gateway.api.identity import Kind
 from gateway.api.operation import AnyOperation
 from gateway.errors import (
@@ -32,6 +31,7 @@ from gateway.errors import (
     UnsupportedMediaType,
 )
 from gateway.errors_reference import EXPLANATIONS, MEMBERS
+from gateway.idempotency_key import HEADER_NAME, KEY_PATTERN
 
 Json = dict[str, Any]
 Problems = tuple[type[GatewayError], ...]

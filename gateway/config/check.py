@@ -173,6 +173,7 @@ def _check_routes(config: Config) -> Iterator[Finding]:
         yield from _check_path(at, route)
         yield from _check_price(at, route)
         yield from _check_policy(at, route)
+        yield from _check_idempotency(at, route)
         yield from _check_upstream(at, route, config)
 
 
@@ -219,6 +220,21 @@ def _check_policy(at: Path, route: RouteSection) -> Iterator[Finding]:
             PermissionQuery(route.permission)
         except ValueError as error:
             yield Finding((*at, "permission"), str(error), shows=True)
+
+
+def _check_idempotency(at: Path, route: RouteSection) -> Iterator[Finding]:
+    """Whose repeat it is, the API key says; what is there to be done once, the credits say."""
+    if route.idempotency is None:
+        return
+    unfit = (
+        ("public", route.public, "a public route asks for no key, so nobody's calls are told apart"),
+        ("cost", route.cost == 0, "a call that costs nothing can't be charged twice"),
+        ("websocket", route.websocket, "a WebSocket can't be given again as an answer"),
+    )
+    mine = (*at, "idempotency")
+    for key, is_unfit, why in unfit:
+        if is_unfit:
+            yield Finding(mine, f"{why}: take this out", None, (mine, (*at, key)))
 
 
 def _check_upstream(at: Path, route: RouteSection, config: Config) -> Iterator[Finding]:

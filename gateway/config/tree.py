@@ -183,6 +183,17 @@ class RateLimitSection(Section):
     """The window's length; 30 days at most."""
 
 
+class IdempotencySection(Section):
+    """A call that is repeated with its Idempotency-Key is charged once, and answered alike."""
+
+    keep_seconds: Annotated[int, Field(strict=True, ge=60, le=604_800)] = 86_400
+    """How long a repeat is known as one; 7 days at most."""
+    answer_max_bytes: Annotated[int, Field(strict=True, ge=0, le=1_048_576)] = 65_536
+    """Largest body of an answer that is kept. A repeat of a call with a larger one is told that it was done."""
+    body_max_bytes: Annotated[int, Field(strict=True, ge=0, le=16_777_216)] = 65_536
+    """Largest request body that may come with an Idempotency-Key: it is read whole before the call goes on."""
+
+
 class RouteSection(Section):
     """What is sold: a path, where it goes, what it costs."""
 
@@ -215,6 +226,8 @@ class RouteSection(Section):
     """Instead of the server's limit."""
     strip_prefix: str = ""
     """Taken off the front of the path before it is forwarded."""
+    idempotency: IdempotencySection | None = None
+    """Honour Idempotency-Key. Absent: the header goes to the upstream, as any other."""
     websocket: bool = False
     """Let WebSocket upgrades through; the credits are taken at the handshake."""
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from gateway.credits.admission import Admission
+from gateway.credits.claims import Claim, Claims
 from gateway.credits.ledger import now_ms
 from gateway.credits.provider import NO_POLICY, Hold, HoldLost, Policy
 from gateway.credits.store import (
@@ -45,7 +46,7 @@ HOLDS = HoldTable(
 class Take:
     """A hold that is asked for. `outcome` is the hold, or why there is none."""
 
-    __slots__ = ("cost", "future", "key_hash", "outcome", "policy", "request_id", "route", "since")
+    __slots__ = ("claim", "cost", "future", "key_hash", "outcome", "policy", "request_id", "route", "since")
 
     def __init__(
         self,
@@ -56,6 +57,7 @@ class Take:
         request_id: str,
         since: float,
         policy: Policy = NO_POLICY,
+        claim: Claim | None = None,
     ) -> None:
         self.future = future
         self.since = since
@@ -64,13 +66,15 @@ class Take:
         self.route = route
         self.request_id = request_id
         self.policy = policy
+        self.claim = claim
         self.outcome: Hold | GatewayError | None = None
 
 
 class End:
-    """A hold that is to end, keeping `kept` credits; None: it only becomes `answered` and stays open."""
+    """A hold that is to end, keeping `kept` credits; None: it only becomes `answered` and stays open. `claim`: the
+    call's, if that is done now."""
 
-    __slots__ = ("attempts", "future", "hold", "is_orphan", "kept", "lost", "reason", "since")
+    __slots__ = ("attempts", "claim", "future", "hold", "is_orphan", "kept", "lost", "reason", "since")
 
     is_answer = True
     """Whether what keeps it open is that its answer has begun to reach the caller."""
@@ -84,6 +88,7 @@ class End:
         since: float,
         *,
         is_orphan: bool = False,
+        claim: Claim | None = None,
     ) -> None:
         self.future = future
         self.since = since
@@ -92,6 +97,7 @@ class End:
         self.kept = kept
         self.reason = reason
         self.is_orphan = is_orphan
+        self.claim = claim
         self.lost: GatewayError | None = None
 
 
@@ -146,6 +152,7 @@ class Transaction:
             final = first_of_each(ends)
         wanted = Wanted({end.hold.key for end in ends}, {take.key_hash for take in takes})
         wanted.answered, wanted.ended = list(kept), list(final)
+        wanted.lookups = [take.claim.lookup for take in takes if take.claim is not None]
         found = self._store.read(wanted)
         if kept:
             mark_lost(kept, found.answered)
@@ -153,6 +160,7 @@ class Transaction:
             if len(found.ended) < len(final):
                 mark_lost(final, found.ended)
             self._append(found, final, changes, now)
+        changes.claims = claims_of(wanted, found, ends, now)
         if takes:
             self._take(takes, found.keys, changes, now)
         self._store.write(changes)
@@ -184,15 +192,16 @@ class Transaction:
     def _take(self, takes: Sequence[Take], keys: dict[int, Key], changes: Changes, now: int) -> None:
         by_hash = {key[HASH]: key for key in keys.values()}
         admission = self._admission(takes, by_hash, now)
-        changed, values = changes.keys, changes.holds
+        changed, values, claims = changes.keys, changes.holds, changes.claims
         hold_id = self._next_hold_id
         for take in takes:
             key = by_hash.get(take.key_hash)
-            cost = take.cost
-            refusal = self._refusal(take, key, admission, now)
+            refusal = self._refusal(take, key, admission, claims, now)
             if key is None or refusal is not None:
                 take.outcome = refusal
                 continue
+            claim = take.claim
+            cost = take.cost if claim is None or claim.precedent is None else 0
             available = None if key[BALANCE] is None else key[BALANCE] - key[HELD] - cost
             number = key[ID]
             take.outcome = hold = Hold(hold_id if cost else 0, number, key[KEY_ID], key[USER_ID], cost, available)
@@ -205,6 +214,8 @@ class Transaction:
             changed[number] = key
             hold.route = take.route
             hold.request_id = take.request_id
+            if claim is not None and claims is not None:
+                claims.take(claim, hold_id)
             hold_id += 1
         self._next_hold_id = hold_id
         if admission is not None:
@@ -219,7 +230,9 @@ class Transaction:
         ]
         return Admission(self._store.read_windows, asked, now) if asked else None
 
-    def _refusal(self, take: Take, key: Key | None, admission: Admission | None, now: int) -> GatewayError | None:
+    def _refusal(
+        self, take: Take, key: Key | None, admission: Admission | None, claims: Claims | None, now: int
+    ) -> GatewayError | None:
         if key is None or key[REVOKED_AT] is not None:
             return InvalidKey()
         if not key[ENABLED]:
@@ -230,10 +243,22 @@ class Transaction:
             refusal = admission.refusal(key, take.policy, take.route)
             if refusal is not None:
                 return refusal
+        if claims is not None and take.claim is not None and claims.precede(take.claim):
+            return None  # what was done before is not paid again, so it asks for no credits
         cost = take.cost
         if key[BALANCE] is not None and key[BALANCE] - key[HELD] < cost:
             return OutOfCredits(available=key[BALANCE] - key[HELD], held=key[HELD], cost=cost, checkout=self._checkout)
         return None
+
+
+def claims_of(wanted: Wanted, found: Found, ends: Sequence[End], now: int) -> Claims | None:
+    """None where nobody in the batch claims anything, which then costs nothing."""
+    claimed = [end for end in ends if end.claim is not None]
+    if not (claimed or wanted.lookups):
+        return None
+    claims = Claims(found.records, now)
+    claims.finish(claimed)
+    return claims
 
 
 def first_of_each(ends: Sequence[End]) -> dict[int, End]:

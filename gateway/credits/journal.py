@@ -20,6 +20,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from gateway.credits.batch import End, Take, Transaction
+from gateway.credits.claims import Claim
 from gateway.credits.committer import Committer
 from gateway.credits.pending import Batch, oldest
 from gateway.credits.provider import Hold, Policy
@@ -94,10 +95,12 @@ class Journal:
         running = self._committing
         return self._waiting.size + len(self._suspects) + (running.size if running else 0)
 
-    def take(self, key_hash: bytes, cost: int, route: str, request_id: str, policy: Policy) -> asyncio.Future[Hold]:
+    def take(
+        self, key_hash: bytes, cost: int, route: str, request_id: str, policy: Policy, claim: Claim | None = None
+    ) -> asyncio.Future[Hold]:
         """Ask for a hold. The future gives it once it is durable, or raises why not."""
         loop = self._loop
-        return self.ask(Take(loop.create_future(), key_hash, cost, route, request_id, loop.time(), policy))
+        return self.ask(Take(loop.create_future(), key_hash, cost, route, request_id, loop.time(), policy, claim))
 
     def ask(self, take: Take) -> asyncio.Future[Hold]:
         """The same, for who made the Take."""
@@ -122,13 +125,13 @@ class Journal:
             if not take.future.done():
                 take.future.set_exception(Overloaded("Try again later."))
 
-    def end(self, hold: Hold, kept: int | None, reason: str | None) -> asyncio.Future[None]:
+    def end(self, hold: Hold, kept: int | None, reason: str | None, claim: Claim | None = None) -> asyncio.Future[None]:
         """End the hold (kept None: mark it answered). From here on it happens, whoever still waits for it."""
         future: asyncio.Future[None] = self._loop.create_future()
         if not hold.id:
             future.set_result(None)
             return future
-        self.finish(End(future, hold, kept, reason, self._loop.time()))
+        self.finish(End(future, hold, kept, reason, self._loop.time(), claim=claim))
         return future
 
     def finish(self, end: End) -> None:
@@ -205,9 +208,11 @@ class Journal:
         answer was under way already. What is to be written is, once the database takes it."""
         if end.future is None or end.future.done():
             return
-        if end.kept != 0 and not end.hold.is_kept:
-            end.kept = 0
-            end.reason = "credits-unavailable"
+        if not end.hold.is_kept:
+            end.claim = None  # what failed is not done
+            if end.kept != 0:
+                end.kept = 0
+                end.reason = "credits-unavailable"
         end.future.set_exception(CreditsUnavailable(cause="the database did not take the settlement in time"))
 
     def _plan_flush(self, *, is_alone: bool = False) -> None:

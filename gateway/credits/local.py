@@ -10,13 +10,15 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 
 from sqlalchemy import Connection
 
-from gateway.credits import instances, ledger, sales
+from gateway.credits import answers, instances, ledger, sales
 from gateway.credits.batch import HOLDS, Transaction
 from gateway.credits.checks import check_credits, check_grant, check_name, check_permissions, check_user_id
+from gateway.credits.claims import Claim
 from gateway.credits.heart import Heart
 from gateway.credits.journal import Journal
 from gateway.credits.provider import (
@@ -34,7 +36,7 @@ from gateway.credits.rate_windows import Pruner
 from gateway.credits.secrets import PREFIX, new_secret
 from gateway.credits.store import open_store
 from gateway.database.engine import Database
-from gateway.database.tables import HOLDS_PER_INSTANCE
+from gateway.database.tables import HOLDS_PER_INSTANCE, holds
 from gateway.deadlines import Deadlines
 from gateway.errors import InvalidKey
 
@@ -67,6 +69,7 @@ class LocalProvider:
     ) -> None:
         self._database = database
         self._settings = settings
+        self._pruners = Pruner(database, ledger.now_ms), answers.Pruner(database, holds, ledger.now_ms)
         self.heart = Heart(
             database,
             instances.read_orphans,
@@ -74,7 +77,7 @@ class LocalProvider:
             dead_after_seconds=settings.dead_after_seconds,
             on_health=on_health,
             on_commit=on_commit,
-            chore=Pruner(database, ledger.now_ms).prune,
+            chore=self._prune,
         )
         self.journal = Journal(
             self._open_transaction,
@@ -94,10 +97,18 @@ class LocalProvider:
 
     # Spending
 
-    async def hold(self, api_key: bytes, cost: int, route: str, request_id: str, policy: Policy = NO_POLICY) -> Hold:
+    async def hold(
+        self,
+        api_key: bytes,
+        cost: int,
+        route: str,
+        request_id: str,
+        policy: Policy = NO_POLICY,
+        claim: Claim | None = None,
+    ) -> Hold:
         if not api_key.startswith(PREFIX_BYTES):
             raise InvalidKey
-        taken = self.journal.take(sha256(api_key).digest(), cost, route, request_id, policy)
+        taken = self.journal.take(sha256(api_key).digest(), cost, route, request_id, policy, claim)
         try:
             return await taken
         except asyncio.CancelledError:
@@ -106,11 +117,14 @@ class LocalProvider:
                 self.journal.end(taken.result(), 0, "abandoned")
             raise
 
-    def settle(self, hold: Hold, cost: int, reason: str | None = None) -> Awaitable[None]:
-        return self.journal.end(hold, cost, reason)
+    def settle(self, hold: Hold, cost: int, reason: str | None = None, claim: Claim | None = None) -> Awaitable[None]:
+        return self.journal.end(hold, cost, reason, claim)
 
-    def keep(self, hold: Hold) -> Awaitable[None]:
-        return self.journal.end(hold, None, None)
+    def keep(self, hold: Hold, claim: Claim | None = None) -> Awaitable[None]:
+        return self.journal.end(hold, None, None, claim)
+
+    async def keep_answer(self, hold: Hold, claim: Claim) -> None:
+        await self._database.transaction(partial(answers.add, hold=hold.id, claim=claim))
 
     def release(self, hold: Hold, reason: str) -> Awaitable[None]:
         return self.journal.end(hold, 0, reason)
@@ -207,6 +221,10 @@ class LocalProvider:
 
     async def list_drift(self) -> Sequence[Drift]:
         return await self._database.read(sales.list_drift)
+
+    async def _prune(self) -> None:
+        for pruner in self._pruners:
+            await pruner.prune()
 
     def _open_transaction(self) -> Transaction:
         return Transaction(

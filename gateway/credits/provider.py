@@ -11,6 +11,7 @@ from typing import Protocol
 
 from sqlalchemy import Connection
 
+from gateway.credits.claims import Claim
 from gateway.errors import CreditsUnavailable
 from gateway.permissions import PermissionQuery
 from gateway.quota import Quota
@@ -166,24 +167,41 @@ class Drift:
 class CreditsProvider(Protocol):
     """Keys and credits. Every method raises CreditsUnavailable within its deadline when the store does not answer."""
 
-    async def hold(self, api_key: bytes, cost: int, route: str, request_id: str, policy: Policy = NO_POLICY) -> Hold:
+    async def hold(
+        self,
+        api_key: bytes,
+        cost: int,
+        route: str,
+        request_id: str,
+        policy: Policy = NO_POLICY,
+        claim: Claim | None = None,
+    ) -> Hold:
         """Check the key and take `cost`, durable on return.
 
         Raises, first come first: InvalidKey, KeyDisabled, KeyExpired, Forbidden (permission), RateLimited,
         OutOfCredits; or CreditsUnavailable. A refused call takes no credits; one refused for its credits has used up
         one of its rate limit. A caller cancelled while it waits leaves no hold behind.
+
+        With a claim that somebody has already (`claim.precedent`, set on return) the key is checked as for any call,
+        its credits are not: the hold is one of no credits. Else the claim is the hold's, in the same commit.
         """
 
-    def settle(self, hold: Hold, cost: int, reason: str | None = None) -> Awaitable[None]:
+    def settle(self, hold: Hold, cost: int, reason: str | None = None, claim: Claim | None = None) -> Awaitable[None]:
         """End the hold, keeping `cost` of it (0..hold.cost) and giving the rest back; durable on return.
+
+        In the same commit the hold's claim is done, with the answer that it has by then. A hold that ends without a
+        word of its claim leaves nothing of it.
 
         Raises HoldLost when the hold was already ended by recovery (this process was taken for dead).
         Cancelling the wait does not undo the settlement.
         """
 
-    def keep(self, hold: Hold) -> Awaitable[None]:
+    def keep(self, hold: Hold, claim: Claim | None = None) -> Awaitable[None]:
         """The upstream has answered but the cost is known only later: if the process dies now, recovery settles the
-        hold whole instead of releasing it. Durable on return; raises HoldLost as `settle` does."""
+        hold whole instead of releasing it. Durable on return; raises HoldLost as `settle` does. Its claim is done."""
+
+    async def keep_answer(self, hold: Hold, claim: Claim) -> None:
+        """Add the answer to a claim that is done: it was not known yet when its hold was settled. Durable on return."""
 
     def release(self, hold: Hold, reason: str) -> Awaitable[None]:
         """End the hold, giving all of it back; durable on return. `reason` goes into the key's history."""

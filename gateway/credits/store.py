@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from gateway.credits.claims import Claims
 from gateway.database.engine import Database
 
 Key = list[Any]
@@ -38,7 +39,7 @@ class HoldTable:
 @dataclass(slots=True)
 class Wanted:
     """What a batch is about. `numbers` and `hashes` are keys'; the rest are holds: to be marked as answered, to be
-    looked at, to end; `strays` are holds whose key may be another than was thought."""
+    looked at, to end; `strays` are holds whose key may be another than was thought. `lookups` are claims'."""
 
     numbers: set[int] = field(default_factory=set)
     hashes: set[bytes] = field(default_factory=set)
@@ -46,6 +47,7 @@ class Wanted:
     looked_at: Sequence[int] = ()
     ended: Sequence[int] = ()
     strays: Sequence[int] = ()
+    lookups: Sequence[bytes] = ()
 
 
 @dataclass(slots=True)
@@ -58,6 +60,8 @@ class Found:
     ended: Sequence[Sequence[Any]] = ()
     keys_of_strays: Mapping[int, int] = field(default_factory=dict)
     entry_ids: Iterator[int] = field(default_factory=lambda: iter(()))
+    records: Sequence[Sequence[Any]] = ()
+    """Of the claims: the columns of RECORD, and whether the hold is open."""
 
 
 @dataclass(slots=True)
@@ -71,6 +75,7 @@ class Changes:
     notes: list[tuple[int, int, int, int]] = field(default_factory=list)
     """Of Unkey's holds: their key, what they have drawn, whether they are answered, their id."""
     keys: dict[int, Key] = field(default_factory=dict)
+    claims: Claims | None = None
 
 
 class Store(Protocol):

@@ -19,6 +19,7 @@ from typing import Any
 import psycopg
 from psycopg import Cursor
 
+from gateway.credits.claims import CLAIMED, RECORD, Claims
 from gateway.credits.store import (
     BALANCE,
     DOUBT_COLUMNS,
@@ -41,7 +42,7 @@ BACKOFF_SECONDS = 0.5
 """After a connection that failed, until the next is tried; who asks meanwhile is told at once."""
 ASK_SECONDS = 0.1
 BYTES, WORDS = "bytea", "text"
-KIND_OF_COLUMN = dict.fromkeys(("key_hash",), BYTES) | dict.fromkeys(
+KIND_OF_COLUMN = dict.fromkeys(("key_hash", "lookup", "fingerprint", "answer"), BYTES) | dict.fromkeys(
     ("route", "request_id", "reason", "cause", "name"), WORDS
 )
 """All others are bigint."""
@@ -86,7 +87,7 @@ class PostgresStore:
             if self._is_read_only:
                 found.keys = _by_number(self._select_keys(connection, wanted, ""))
                 return found
-            answered = looked_at = ended = numbers = None
+            answered = looked_at = ended = numbers = records = None
             with connection.pipeline():
                 connection.execute("BEGIN")
                 connection.execute("UPDATE instances SET batch = %s WHERE id = %s", (self._batch, self._instance))
@@ -106,10 +107,18 @@ class PostgresStore:
                     ended = connection.execute(delete, _ids(wanted.ended))
                     take = "SELECT nextval('entry_ids') FROM generate_series(1, %s)"
                     numbers = connection.execute(take, (len(wanted.ended),))
+                if wanted.lookups:
+                    # Behind the lock on the keys, and each statement sees what is committed when it begins: so of two
+                    # who claim the same, the second sees what the first has written.
+                    select = (
+                        f"SELECT {', '.join(RECORD)}, EXISTS (SELECT 1 FROM {table.name} h WHERE h.id = a.hold)"
+                        " FROM answers a WHERE lookup = ANY(%s::bytea[])"
+                    )
+                    records = connection.execute(select, (_array(wanted.lookups, BYTES),))
             # Read behind the pipeline: inside it, each would be asked for by itself.
             found.answered, found.looked_at, found.ended = _fetch(answered), _fetch(looked_at), _fetch(ended)
             found.entry_ids = iter([row[0] for row in _fetch(numbers)])
-            found.keys = _by_number(keys)
+            found.keys, found.records = _by_number(keys), _fetch(records)
         return found
 
     def read_windows(self, places: Sequence[Place]) -> Sequence[Sequence[Any]]:
@@ -171,6 +180,8 @@ class PostgresStore:
             _insert(connection, "doubts", DOUBT_COLUMNS, changes.doubts)
         if changes.windows:
             _insert(connection, "rate_windows", WINDOW_COLUMNS, changes.windows, conflict=_COUNT_ON)
+        if changes.claims is not None:
+            _write_claims(connection, changes.claims)
         if changes.keys:
             names = ("id", "balance", "held", "last_entry")
             rows = [(key[ID], key[BALANCE], key[HELD], key[LAST_ENTRY]) for key in changes.keys.values()]
@@ -247,6 +258,30 @@ _COUNT_ON = (
 )
 
 
+_PLACE = ("lookup", "hold")
+_CLAIM = (
+    " ON CONFLICT (lookup) DO UPDATE SET fingerprint = excluded.fingerprint, hold = excluded.hold,"
+    " expires_at = excluded.expires_at, done = 0, size = 0, answer = NULL"
+)
+
+
+def _write_claims(connection: PostgresConnection, claims: Claims) -> None:
+    if claims.void:
+        connection.execute(
+            f"DELETE FROM answers a USING {_unnest(_PLACE)} WHERE a.lookup = t.lookup AND a.hold = t.hold",
+            _columns(_PLACE, [value for row in claims.void for value in row]),
+        )
+    if claims.records:
+        _insert(connection, "answers", CLAIMED, claims.records, conflict=_CLAIM)
+    if claims.done:
+        names = ("answer", "size", "expires_at", "lookup", "hold")
+        connection.execute(
+            "UPDATE answers a SET done = 1, answer = t.answer, size = t.size, expires_at = t.expires_at"
+            f" FROM {_unnest(names)} WHERE a.lookup = t.lookup AND a.hold = t.hold",
+            _columns(names, [value for row in claims.done for value in row]),
+        )
+
+
 def _insert(
     connection: PostgresConnection,
     table: str,
@@ -280,7 +315,7 @@ def _ids(ids: Sequence[int]) -> tuple[str]:
 def _array(values: Sequence[Any], kind: str) -> str:
     """PostgreSQL's text of an array. The driver's own adapter of lists costs twice as much as all the rest."""
     if kind == BYTES:
-        return "{" + ",".join([f'"\\\\x{value.hex()}"' for value in values]) + "}"
+        return "{" + ",".join(["NULL" if value is None else f'"\\\\x{value.hex()}"' for value in values]) + "}"
     if kind == WORDS:
         return "{" + ",".join(["NULL" if value is None else _quoted(value) for value in values]) + "}"
     return "{" + ",".join(["NULL" if value is None else str(value) for value in values]) + "}"

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from itertools import count
 from typing import Any
 
+from gateway.credits.claims import CLAIMED, RECORD, Claims
 from gateway.credits.statements import by_count, marks, rows
 from gateway.credits.store import (
     DOUBT_COLUMNS,
@@ -61,6 +62,8 @@ class SqliteStore:
         if wanted.ended:
             delete = f"DELETE FROM {{}} WHERE id IN ({{}}) RETURNING {', '.join(table.ended)}"
             found.ended = self._rows(delete, table, wanted.ended)
+        if wanted.lookups:
+            found.records = self._execute(_sql_records(table.name, len(wanted.lookups)), wanted.lookups).fetchall()
         for key in keys.values():
             found.entry_ids = count((key[NEWEST] or 0) + 1)
             break
@@ -83,10 +86,23 @@ class SqliteStore:
             self._insert("doubts", DOUBT_COLUMNS, changes.doubts)
         if changes.windows:
             self._execute(_sql_write_windows(len(changes.windows) // 6), changes.windows)
+        if changes.claims is not None:
+            self._write_claims(changes.claims)
         if changes.keys:
             self._connection.executemany(
                 "UPDATE keys SET balance = ?, held = ?, last_entry = ? WHERE id = ?",
                 [(key[3], key[4], key[8], key[ID]) for key in changes.keys.values()],
+            )
+
+    def _write_claims(self, claims: Claims) -> None:
+        if claims.void:
+            self._connection.executemany("DELETE FROM answers WHERE lookup = ? AND hold = ?", claims.void)
+        if claims.records:
+            self._execute(_sql_claim(len(claims.records) // len(CLAIMED)), claims.records)
+        if claims.done:
+            self._connection.executemany(
+                "UPDATE answers SET done = 1, answer = ?, size = ?, expires_at = ? WHERE lookup = ? AND hold = ?",
+                claims.done,
             )
 
     def commit(self) -> None:
@@ -155,6 +171,23 @@ def _sql_insert(table: str, columns: tuple[str, ...], count: int) -> str:
 def _sql_append(count: int) -> str:
     values = rows(count, f"('spend',{marks(len(ENTRY_COLUMNS))})")
     return f"INSERT INTO entries (kind, {', '.join(ENTRY_COLUMNS)}) VALUES {values}"
+
+
+@by_count
+def _sql_records(table: str, count: int) -> str:
+    return (
+        f"SELECT {', '.join(RECORD)}, EXISTS (SELECT 1 FROM {table} h WHERE h.id = a.hold) FROM answers a"
+        f" WHERE lookup IN ({marks(count)})"
+    )
+
+
+@by_count
+def _sql_claim(count: int) -> str:
+    return (
+        f"INSERT INTO answers ({', '.join(CLAIMED)}, done, size) VALUES {rows(count, '(?,?,?,?,0,0)')}"
+        " ON CONFLICT DO UPDATE SET fingerprint = excluded.fingerprint, hold = excluded.hold,"
+        " expires_at = excluded.expires_at, done = 0, size = 0, answer = NULL"
+    )
 
 
 @by_count

@@ -155,6 +155,25 @@ requests = Table(
 key's secret) it is worked on by `owner`, who says so again before `owned_until`; `key_id` is the key it has made so
 far. Times are Unix milliseconds."""
 
+answers = Table(
+    "answers",
+    metadata,
+    Column("lookup", LargeBinary, primary_key=True),
+    Column("fingerprint", LargeBinary, nullable=False),
+    Column("hold", Id, nullable=False),
+    Column("done", Id, nullable=False),
+    Column("answer", LargeBinary),
+    Column("size", Id, nullable=False),
+    Column("expires_at", Id, nullable=False),
+    CheckConstraint("done = 1 OR (answer IS NULL AND size = 0)", name="answered_when_done"),
+    Index("answers_by_age", "expires_at", "size"),
+    sqlite_strict=True,
+)
+"""Metered calls that came with an Idempotency-Key (credits/claims.py). `lookup` names that caller's Idempotency-Key,
+`fingerprint` what was asked: whoever has the database can't guess at either, for both are made with the API key. Until
+it is `done` a call is as alive as its `hold` is open. `answer` is encrypted; NULL where it was not kept. `size` is its
+length: how much there is in all is read from the index. `expires_at` is Unix milliseconds."""
+
 # With Unkey as the provider
 
 unkey_holds = Table(

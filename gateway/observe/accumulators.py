@@ -52,7 +52,16 @@ class Histogram:
 class RouteMetrics:
     """What the calls of one route add up to. All of it is the event loop's thread alone."""
 
-    __slots__ = ("_credits_charged", "_credits_released", "_duration", "_overhead", "_requests", "_upstream", "_verify")
+    __slots__ = (
+        "_credits_charged",
+        "_credits_released",
+        "_duration",
+        "_overhead",
+        "_repeats",
+        "_requests",
+        "_upstream",
+        "_verify",
+    )
 
     def __init__(self, overhead: Histogram, verify: Histogram) -> None:
         self._requests: dict[str, dict[int, int]] = {method: defaultdict(int) for method in (*METHODS, "other")}
@@ -62,6 +71,7 @@ class RouteMetrics:
         self._verify = verify.numbers
         self._credits_charged = 0
         self._credits_released: dict[str, int] = defaultdict(int)
+        self._repeats: dict[str, int] = defaultdict(int)
 
     def observe(
         self,
@@ -111,6 +121,10 @@ class RouteMetrics:
         """Count credits given back. `reason` is one of our words, never the caller's."""
         self._credits_released[reason] += credits
 
+    def repeat(self, outcome: str) -> None:
+        """Count a call that came again, by what it was told: one of our words."""
+        self._repeats[outcome] += 1
+
     def counts(self, route: str) -> Iterator[tuple[Key, Value]]:
         for method, statuses in self._requests.items():
             for status, number in statuses.items():
@@ -120,3 +134,5 @@ class RouteMetrics:
         yield ("credits_charged", (route,)), self._credits_charged
         for reason, released in self._credits_released.items():
             yield ("credits_released", (route, reason)), released
+        for outcome, number in self._repeats.items():
+            yield ("repeats", (route, outcome)), number

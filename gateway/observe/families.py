@@ -59,6 +59,12 @@ FAMILIES: dict[str, Family] = {
     ),
     "credits_charged": Family("counter", "Credits kept for calls.", ("route",)),
     "credits_released": Family("counter", "Credits of holds that were given back whole, by why.", ("route", "reason")),
+    "repeats": Family(
+        "counter",
+        "Calls that came again with their Idempotency-Key, by what they were told: replayed (the first answer), running"
+        " (409), not_kept (409: done, but the answer was not kept), other (422: it was used for another request).",
+        ("route", "outcome"),
+    ),
     "refusals": Family(
         "counter",
         "Problems of the gateway's own by slug: calls it refused or failed, and what never became a call"

@@ -41,6 +41,20 @@ async def read_body(receive: Receive, content_length: int | None, max_bytes: int
     return StreamedBody(receive, beginning, max_bytes) if more else beginning
 
 
+async def read_whole_body(receive: Receive, max_bytes: int) -> bytes:
+    """All of the body. Raises CallerGone, BodyTooLarge."""
+    pieces: list[bytes] = []
+    total = 0
+    more = True
+    while more:
+        piece, more = await _read_piece(receive)
+        pieces.append(piece)
+        total += len(piece)
+        if total > max_bytes:
+            raise BodyTooLarge(max_bytes)
+    return b"".join(pieces)
+
+
 class StreamedBody:
     """An async iterator over the pieces of a body that is still coming."""
 

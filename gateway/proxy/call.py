@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from gateway.credits.provider import Hold
+from gateway.proxy.once import Once
 from gateway.proxy.routes import Route
 from gateway.quota import Quota
 
@@ -13,9 +14,10 @@ CALLER_LEFT = 499
 class Call:
     """One call. Times are `time.perf_counter()` seconds.
 
-    `verdict` is what became of the credits: settled, kept (until the cost is known), free, public, released:<why> or
-    refused:<slug>; `released` is the why, one of few words. `cost` is what was kept so far. `counted_key`: the API key,
-    where the call counts in its route's concurrency.
+    `verdict` is what became of the credits: settled, kept (until the cost is known), free, public, released:<why>,
+    replayed (answered as before, at no cost) or refused:<slug>; `released` is the why, one of few words. `cost` is what
+    was kept so far. `counted_key`: the API key, where the call counts in its route's concurrency. `once`: where it has
+    an Idempotency-Key that its route honours.
     """
 
     __slots__ = (
@@ -26,6 +28,7 @@ class Call:
         "counted_key",
         "held_at",
         "hold",
+        "once",
         "released",
         "request_id",
         "response_started",
@@ -36,9 +39,10 @@ class Call:
         "verdict",
     )
 
-    def __init__(self, request_id: str, started_at: float) -> None:
+    def __init__(self, request_id: str, started_at: float, once: Once | None = None) -> None:
         self.request_id = request_id
         self.started_at = started_at
+        self.once = once
         self.asked_at = 0.0
         self.held_at = 0.0
         self.upstream_at = 0.0

@@ -16,6 +16,7 @@ import asyncio
 import logging
 from asyncio import CancelledError
 from collections.abc import Awaitable
+from functools import partial
 from time import perf_counter
 from typing import Any
 
@@ -32,12 +33,14 @@ from gateway.errors import (
     UpstreamError,
     UpstreamTimeout,
 )
+from gateway.idempotency_key import read_idempotency_key
 from gateway.observe.access_log import AccessLog
 from gateway.observe.ids import RequestIds, continues
 from gateway.observe.metrics import Metrics
 from gateway.proxy.body import StreamedBody, read_body
 from gateway.proxy.call import CALLER_LEFT, Call
 from gateway.proxy.headers import HeadReader, RequestHead, clean_response
+from gateway.proxy.once import Apart, Once, keep_answer, kept_headers
 from gateway.proxy.routes import Route, RouteTable
 from gateway.proxy.settlement import release_word, told_cost
 from gateway.proxy.websocket import relay_tunnel
@@ -76,6 +79,7 @@ class Endpoint:
         self._metrics = metrics
         self._access_log = access_log
         self._fallback = fallback
+        self._apart = Apart()
 
     def swap(
         self, routes: RouteTable, heads: HeadReader, access_log: AccessLog | None, fallback: ASGIApp | None
@@ -86,12 +90,17 @@ class Endpoint:
         self._access_log = access_log
         self._fallback = fallback
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        call = Call(self._ids.next(), perf_counter())
+    async def __call__(self, scope: Scope, receive: Receive, send: Send, once: Once | None = None) -> None:
+        call = Call(self._ids.next(), perf_counter(), once)
         try:
-            call.route = self._routes.match(scope["method"], scope["raw_path"])
-            response = await self._answer(call, call.route, scope, receive)
-            await self._relay(call, call.route, response, receive, send)
+            route = call.route = self._routes.match(scope["method"], scope["raw_path"])
+            if route.idempotency is not None and once is None:
+                key = read_idempotency_key(scope["headers"])
+                if key is not None:
+                    await self._do_once(call, Once(key), scope, receive, send)
+                    return
+            response = await self._answer(call, route, scope, receive)
+            await self._relay(call, route, response, receive, send)
         except NoRoute as error:
             await self._fall_back(call, error, scope, receive, send)
         except GatewayError as error:
@@ -102,6 +111,15 @@ class Endpoint:
             await self._fail(call, error, send)
         finally:
             self._record(call, scope)
+
+    async def _do_once(self, call: Call, once: Once, scope: Scope, receive: Receive, send: Send) -> None:
+        """All of it again in a task of its own, which keeps the records."""
+        call.route, call.verdict = None, HANDED_ON
+        await self._apart.run(once, self(scope, receive, once.patient(send), once))
+
+    async def aclose(self) -> None:
+        """After the last call: end those whose callers have left. Before what they need is closed."""
+        await self._apart.aclose()
 
     async def _fall_back(self, call: Call, error: NoRoute, scope: Scope, receive: Receive, send: Send) -> None:
         if self._fallback is None:
@@ -115,20 +133,23 @@ class Endpoint:
         head = self._heads.read(scope["headers"], scope["client"], scope["scheme"], keyed=not route.is_public)
         if route.address_limit is not None:
             call.address_quota = route.address_limit.take(self._heads.address_of(head, scope["client"]))
-        if head.content_length is not None and head.content_length > route.body_max_bytes:
-            raise BodyTooLarge(route.body_max_bytes)
-        if head.api_key and head.api_key in scope["query_string"]:
-            raise BadRequest("The API key stands in the URL too, and would be forwarded. Send it once.")
+        _check_head(route, head, scope)
         # A body that is broken or never comes costs nothing: its beginning is read before credits are taken.
         # Not so for Expect: 100-continue, which asks for the key to be checked before the body is sent.
         body: Any = b""
-        if head.has_body and not head.expects_continue:
+        if call.once is not None and route.idempotency is not None:
+            body = await call.once.begin(route.idempotency, head, scope, receive)
+        elif head.has_body and not head.expects_continue:
             body = await read_body(receive, head.content_length, route.body_max_bytes)
         if route.concurrency is not None:
             route.concurrency.begin(head.api_key)
             call.counted_key = head.api_key
         call.asked_at = perf_counter()
-        if not route.is_public:
+        if call.once is not None:
+            earlier = await self._claim(call, route, call.once, head.api_key)
+            if earlier is not None:
+                return earlier
+        elif not route.is_public:
             call.hold = await self._provider.hold(head.api_key, route.cost, route.name, call.request_id, route.policy)
         call.held_at = perf_counter()
         request = UpstreamRequest(scope["method"].encode("ascii"), b"", head.headers, body, head.content_length)
@@ -137,6 +158,21 @@ class Endpoint:
         if call.hold is not None:
             await self._decide(call, route, call.hold, request, response)
         return response
+
+    async def _claim(self, call: Call, route: Route, once: Once, api_key: bytes) -> UpstreamResponse | None:
+        """Take the credits, unless the call was there before: then the answer that it got."""
+        call.hold = await self._provider.hold(
+            api_key, route.cost, route.name, call.request_id, route.policy, once.claim
+        )
+        call.held_at = call.upstream_at = perf_counter()
+        try:
+            earlier = once.repeat()
+        finally:
+            if once.outcome:
+                route.metrics.repeat(once.outcome)
+        if earlier is not None:
+            call.verdict = "replayed"
+        return earlier
 
     def _complete(self, call: Call, route: Route, request: UpstreamRequest, head: RequestHead, scope: Scope) -> None:
         """Put into the request what only the gateway may say: who calls, and where it goes."""
@@ -200,10 +236,16 @@ class Endpoint:
             cost: int | None = route.cost
             if route.settle_header:
                 cost = told_cost(route, [*response.headers, *response.trailers], call.request_id)
+            if call.once is not None:
+                call.once.look_at(response, _kept_headers(route, response))
             if response.body is None and (cost is None or CLIENT_ABORT in route.release_on):
                 call.cost = route.cost if cost is None else cost
                 call.verdict = KEPT
-                await self._provider.keep(hold)
+                if call.once is None:
+                    await self._provider.keep(hold)
+                else:
+                    await self._provider.keep(hold, call.once.claim)
+                    call.once.is_done = True
             else:
                 await self._end(call, route.cost if cost is None else cost, "")
         except CreditsUnavailable as error:
@@ -226,7 +268,9 @@ class Endpoint:
         if hold is None:
             return
         call.cost = cost
-        if cost:
+        if call.once is not None:
+            await self._end_once(call, hold, call.once, cost, word, reason)
+        elif cost:
             call.verdict = "settled"
             await self._provider.settle(hold, cost, word or None)
         elif hold.cost:
@@ -235,6 +279,17 @@ class Endpoint:
             await self._provider.release(hold, reason or call.released)
         else:
             call.verdict = "free"
+
+    async def _end_once(self, call: Call, hold: Hold, once: Once, cost: int, word: str, reason: str | None) -> None:
+        """The same for what is done once: it is done with its hold, or nothing is left of it."""
+        call.verdict = "settled"
+        if not cost:
+            call.released = word or "used_nothing"
+            call.verdict = f"released:{call.released}"
+            reason = reason or call.released
+        once.claim.is_void = bool(word) and not cost
+        await self._provider.settle(hold, cost, reason or word or None, once.claim)
+        once.is_done = not once.claim.is_void
 
     async def _relay(self, call: Call, route: Route, response: UpstreamResponse, receive: Receive, send: Send) -> None:
         call.status = response.status
@@ -251,7 +306,7 @@ class Endpoint:
                     call.bytes_sent = len(response.body)
                     await send({"type": "http.response.body", "body": response.body})
                 else:
-                    await self._relay_stream(call, response, send)
+                    await self._relay_stream(call, route, response, send)
             if call.verdict == KEPT:
                 await self._end_kept(call, route, response.trailers)
         except UpstreamError as error:
@@ -267,12 +322,23 @@ class Endpoint:
                     await self._end(call, 0 if CLIENT_ABORT in route.release_on else call.cost, CLIENT_ABORT)
             raise
 
-    async def _relay_stream(self, call: Call, response: UpstreamResponse, send: Send) -> None:
+    async def _relay_stream(self, call: Call, route: Route, response: UpstreamResponse, send: Send) -> None:
+        once = call.once
         while chunk := await response.read():
             call.bytes_sent += len(chunk)
+            if once is not None:
+                once.take(chunk)
             await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        if once is not None and once.keep_pieces(response.status, _kept_headers(route, response)):
+            await self._keep_answer(call, once)
         await send({"type": "http.response.body", "body": b""})
         call.upstream_at = perf_counter()
+
+    async def _keep_answer(self, call: Call, once: Once) -> None:
+        """Before the answer's end goes out: whoever has seen it can have it again. Where the cost is still to be
+        settled, that takes the answer along."""
+        if call.hold is not None and call.verdict != KEPT:
+            await keep_answer(partial(self._provider.keep_answer, call.hold, once.claim), call.request_id)
 
     async def _end_kept(self, call: Call, route: Route, trailers: Headers) -> None:
         told = told_cost(route, trailers, call.request_id) if route.settle_header else None
@@ -334,6 +400,13 @@ class Endpoint:
             )
 
 
+def _check_head(route: Route, head: RequestHead, scope: Scope) -> None:
+    if head.content_length is not None and head.content_length > route.body_max_bytes:
+        raise BodyTooLarge(route.body_max_bytes)
+    if head.api_key and head.api_key in scope["query_string"]:
+        raise BadRequest("The API key stands in the URL too, and would be forwarded. Send it once.")
+
+
 def _forward(route: Route, request: UpstreamRequest) -> Awaitable[UpstreamResponse]:
     if isinstance(request.body, StreamedBody):
         return _forward_upload(route, request, request.body)
@@ -352,6 +425,10 @@ async def _forward_within(seconds: float, route: Route, request: UpstreamRequest
     except TimeoutError as error:
         cause = f"no head within the route's timeout_seconds, {seconds:g}"
         raise UpstreamTimeout(cause=cause, possibly_executed=True) from error
+
+
+def _kept_headers(route: Route, response: UpstreamResponse) -> Headers:
+    return kept_headers(clean_response(response.headers, route.settle_header, []))
 
 
 async def _show_break(send: Send) -> None:

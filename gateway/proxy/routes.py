@@ -32,6 +32,7 @@ class Route:
         "concurrency",
         "cost",
         "cost_field",
+        "idempotency",
         "is_public",
         "is_websocket",
         "metrics",
@@ -74,6 +75,7 @@ class Route:
         self.releases_5xx = "5xx" in section.release_on
         self.timeout_seconds = section.timeout_seconds
         self.body_max_bytes = section.body_max_bytes or body_max_bytes
+        self.idempotency = section.idempotency
         self.strip = len(section.strip_prefix.rstrip("/").encode("ascii"))
         self.transport = transport
         self.uploads = uploads or Uploads(UPLOADS_MAX)

@@ -9,7 +9,7 @@ import pytest
 import uvloop
 
 from gateway.api import records
-from gateway.api.sealing import derive
+from gateway.sealing import derive
 from gateway.credits.ledger import now_ms
 from gateway.errors import CreditsUnavailable
 from tests.api.harness import SIGNUP_CREDITS, gather, open_api

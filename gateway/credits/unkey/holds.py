@@ -14,6 +14,7 @@ import asyncio
 from enum import IntEnum
 
 from gateway.credits.batch import End, Take
+from gateway.credits.claims import Claim
 from gateway.credits.provider import Hold
 
 
@@ -85,8 +86,9 @@ class UnkeyTake(Take):
         request_id: str,
         since: float,
         number: int,
+        claim: Claim | None = None,
     ) -> None:
-        super().__init__(future, key_hash, cost, route, request_id, since)
+        super().__init__(future, key_hash, cost, route, request_id, since, claim=claim)
         self.number = number
 
 

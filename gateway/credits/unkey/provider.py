@@ -9,13 +9,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from typing import Any
 
 from sqlalchemy import Connection
 
-from gateway.credits import ledger
+from gateway.credits import answers, ledger
 from gateway.credits.checks import check_credits, check_grant
+from gateway.credits.claims import Claim
 from gateway.credits.heart import Heart
 from gateway.credits.journal import Journal
 from gateway.credits.provider import (
@@ -38,7 +40,7 @@ from gateway.credits.unkey.outbox import RESOLVE_SECONDS, Outbox
 from gateway.credits.unkey.spending import Spending
 from gateway.credits.unkey.transaction import HOLDS, UnkeyTransaction
 from gateway.database.engine import Database
-from gateway.database.tables import HOLDS_PER_INSTANCE
+from gateway.database.tables import HOLDS_PER_INSTANCE, unkey_holds
 from gateway.deadlines import Deadlines
 from gateway.errors import InvalidKey
 
@@ -79,6 +81,7 @@ class UnkeyProvider:
             dead_after_seconds=settings.dead_after_seconds,
             on_health=on_health,
             on_commit=on_commit,
+            chore=answers.Pruner(database, unkey_holds, ledger.now_ms).prune,
         )
         self.journal = Journal(
             self._open_transaction,
@@ -113,15 +116,26 @@ class UnkeyProvider:
     # Spending
 
     def hold(
-        self, api_key: bytes, cost: int, route: str, request_id: str, policy: Policy = NO_POLICY
+        self,
+        api_key: bytes,
+        cost: int,
+        route: str,
+        request_id: str,
+        policy: Policy = NO_POLICY,
+        claim: Claim | None = None,
     ) -> Coroutine[Any, Any, Hold]:
+        if claim is not None:
+            return self._spending.hold_known(api_key, cost, route, request_id, policy, claim)
         return self._spending.hold(api_key, cost, route, request_id, policy)
 
-    def settle(self, hold: Hold, cost: int, reason: str | None = None) -> Awaitable[None]:
-        return self._spending.settle(hold, cost, reason)
+    def settle(self, hold: Hold, cost: int, reason: str | None = None, claim: Claim | None = None) -> Awaitable[None]:
+        return self._spending.settle(hold, cost, reason, claim)
 
-    def keep(self, hold: Hold) -> Awaitable[None]:
-        return self._spending.keep(hold)
+    def keep(self, hold: Hold, claim: Claim | None = None) -> Awaitable[None]:
+        return self._spending.keep(hold, claim)
+
+    async def keep_answer(self, hold: Hold, claim: Claim) -> None:
+        await self._database.transaction(partial(answers.add, hold=hold.id, claim=claim))
 
     def release(self, hold: Hold, reason: str) -> Awaitable[None]:
         return self._spending.settle(hold, 0, reason)

@@ -21,6 +21,7 @@ from typing import Any
 from cachetools import TTLCache
 
 from gateway.credits.batch import End
+from gateway.credits.claims import Claim
 from gateway.credits.journal import Journal
 from gateway.credits.provider import NO_POLICY, Hold, Policy
 from gateway.credits.unkey import adoption, books
@@ -113,6 +114,20 @@ class Spending:
 
     # The story
 
+    async def hold_known(
+        self, api_key: bytes, cost: int, route: str, request_id: str, policy: Policy, claim: Claim
+    ) -> Hold:
+        """A hold with a claim, for which the key must have a row: what locks it keeps two from claiming the same."""
+        key_hash = sha256(api_key).digest()
+        account = self._accounts.get(key_hash)
+        if account is None:
+            await self.hold(api_key, 0, route, request_id)
+            account = self._accounts.get(key_hash)
+            if account is None:
+                raise CreditsUnavailable(cause="a key was forgotten as soon as it was known")
+        began = self._loop.time()
+        return await self._hold(api_key, key_hash, cost, route, request_id, policy, began, account, claim)
+
     def hold(
         self, api_key: bytes, cost: int, route: str, request_id: str, policy: Policy = NO_POLICY
     ) -> Coroutine[Any, Any, Hold]:
@@ -137,9 +152,10 @@ class Spending:
         policy: Policy,
         began: float,
         account: Account | None,
+        claim: Claim | None = None,
     ) -> UnkeyHold:
         self._breaker.admit()
-        hold = await self._write(key_hash, account, cost, route, request_id, began)
+        hold = await self._write(key_hash, account, cost, route, request_id, began, claim)
         try:
             verdict = await self._client.verify(
                 api_key,
@@ -170,14 +186,21 @@ class Spending:
         return self._grant(hold, verdict, account)
 
     async def _write(
-        self, key_hash: bytes, account: Account | None, cost: int, route: str, request_id: str, began: float
+        self,
+        key_hash: bytes,
+        account: Account | None,
+        cost: int,
+        route: str,
+        request_id: str,
+        began: float,
+        claim: Claim | None,
     ) -> UnkeyHold:
         """The hold as it is before Unkey is asked: durable, so that whatever Unkey takes is known to be asked for."""
         number = account.number if account is not None else 0
         if not number and not cost:
             return UnkeyHold(0, 0, "", "", 0, key_hash)  # nothing to write, and no row to look at
         written = self._journal.ask(
-            UnkeyTake(self._loop.create_future(), key_hash, cost, route, request_id, began, number)
+            UnkeyTake(self._loop.create_future(), key_hash, cost, route, request_id, began, number, claim)
         )
         try:
             hold = await written
@@ -366,17 +389,17 @@ class Spending:
 
     # Ending
 
-    def settle(self, hold: Hold, cost: int, reason: str | None = None) -> Awaitable[None]:
+    def settle(self, hold: Hold, cost: int, reason: str | None = None, claim: Claim | None = None) -> Awaitable[None]:
         """See CreditsProvider.settle."""
         assert isinstance(hold, UnkeyHold)
         hold.is_ended = True
-        return self._journal.end(hold, cost, reason)
+        return self._journal.end(hold, cost, reason, claim)
 
-    def keep(self, hold: Hold) -> Awaitable[None]:
+    def keep(self, hold: Hold, claim: Claim | None = None) -> Awaitable[None]:
         """See CreditsProvider.keep."""
         assert isinstance(hold, UnkeyHold)
         hold.is_answered = True
-        return self._journal.end(hold, None, None)
+        return self._journal.end(hold, None, None, claim)
 
     def on_deadline(self, now: float) -> None:
         """Write down as granted what has been open for a while."""

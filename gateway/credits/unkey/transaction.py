@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from gateway.credits.batch import End, Take, Transaction, first_of_each, mark_lost
+from gateway.credits.batch import End, Take, Transaction, claims_of, first_of_each, mark_lost
 from gateway.credits.store import (
     BALANCE,
     ENABLED,
@@ -58,6 +58,7 @@ class UnkeyTransaction(Transaction):
         wanted.numbers.discard(0)
         wanted.looked_at, wanted.ended = list({end.hold.id for end in notes}), list(final)
         wanted.strays = list(strays)
+        wanted.lookups = [take.claim.lookup for take in takes if take.claim is not None]
         found = self._store.read(wanted)
         for hold_id, key in found.keys_of_strays.items():
             strays[hold_id].key = key
@@ -71,6 +72,7 @@ class UnkeyTransaction(Transaction):
             end = final[note.hold.id]
             if end.is_orphan or end.lost is not None:
                 mark_lost({note.hold.id: note}, ())
+        changes.claims = claims_of(wanted, found, ends, now)
         if takes:
             self._take(takes, found.keys, changes, now)
         self._store.write(changes)
@@ -78,7 +80,7 @@ class UnkeyTransaction(Transaction):
     # Taking
 
     def _take(self, takes: Sequence[Take], keys: dict[int, Key], changes: Changes, now: int) -> None:
-        changed, values = changes.keys, changes.holds
+        changed, values, claims = changes.keys, changes.holds, changes.claims
         hold_id = self._next_hold_id
         for take in takes:
             assert isinstance(take, UnkeyTake)
@@ -88,10 +90,15 @@ class UnkeyTransaction(Transaction):
                 if refusal is not None:
                     take.outcome = refusal
                     continue
-            take.outcome = hold = _draw(take, key)
-            if not take.cost:
+            claim = take.claim if claims is not None else None
+            is_repeat = claim is not None and claims is not None and claims.precede(claim)
+            cost = 0 if is_repeat else take.cost
+            take.outcome = hold = _draw(take, cost, key)
+            if not cost:
                 continue
             hold.id = hold_id
+            if claim is not None and claims is not None:
+                claims.take(claim, hold_id)
             hold_id += 1
             if hold.drawn:
                 assert key is not None
@@ -168,16 +175,16 @@ def _refusal(key: Key | None, key_hash: bytes) -> GatewayError | None:
     return None
 
 
-def _draw(take: UnkeyTake, key: Key | None) -> UnkeyHold:
+def _draw(take: UnkeyTake, cost: int, key: Key | None) -> UnkeyHold:
     """The hold, with as much from the key's allotment as there is."""
     key_id, user_id = (key[KEY_ID], key[USER_ID]) if key is not None else ("", "")
-    hold = UnkeyHold(0, take.number, key_id, user_id, take.cost, take.key_hash)
+    hold = UnkeyHold(0, take.number, key_id, user_id, cost, take.key_hash)
     hold.route = take.route
     hold.request_id = take.request_id
     if key is not None:
         allotment = key[BALANCE] - key[HELD]
-        hold.drawn = drawn = min(allotment, take.cost)
-        hold.asked = take.cost - drawn
+        hold.drawn = drawn = min(allotment, cost)
+        hold.asked = cost - drawn
         hold.pool = allotment - drawn
         hold.others = key[HELD]
     return hold
