@@ -184,7 +184,7 @@ def _sql_records(table: str, count: int) -> str:
 @by_count
 def _sql_claim(count: int) -> str:
     return (
-        f"INSERT INTO answers ({', '.join(CLAIMED)}, done, size) VALUES {rows(count, '(?,?,?,?,0,0)')}"
+        f"INSERT INTO answers ({', '.join(CLAIMED)}) VALUES {rows(count, '(?,?,?,?)')}"
         " ON CONFLICT DO UPDATE SET fingerprint = excluded.fingerprint, hold = excluded.hold,"
         " expires_at = excluded.expires_at, done = 0, size = 0, answer = NULL"
     )

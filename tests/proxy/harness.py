@@ -13,7 +13,7 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 
-from gateway.config.tree import RouteSection, SettledCost, UpstreamSection
+from gateway.config.tree import IdempotencySection, RouteSection, SettledCost, UpstreamSection
 from gateway.credits.local import LocalProvider, Settings
 from gateway.database.engine import open_database
 from gateway.deadlines import Deadlines
@@ -30,6 +30,7 @@ BODY_MAX_BYTES = 100_000
 HOLD_TIMEOUT_SECONDS = 0.6
 RESPONSE_TIMEOUT_SECONDS = 0.3
 TOLD = SettledCost(hold=20, settle="X-Credits-Used")
+ONCE = IdempotencySection(answer_max_bytes=1_000, body_max_bytes=2_000)
 
 ROUTES = {
     "paid": {"cost": 5},
@@ -46,6 +47,11 @@ ROUTES = {
     "refused": {"cost": 5, "upstream": "refusing"},
     "narrow": {"cost": 5, "upstream": "narrow"},
     "refused-strict": {"cost": 5, "upstream": "refusing", "release_on": ()},
+    "once": {"cost": 5, "idempotency": ONCE},
+    "once-told": {"cost": TOLD, "idempotency": ONCE},
+    "once-lenient": {"cost": TOLD, "idempotency": ONCE, "release_on": ("unreachable", "timeout", "5xx", "client_abort")},
+    "once-strict": {"cost": 5, "idempotency": ONCE, "release_on": ()},
+    "once-refused": {"cost": 5, "idempotency": ONCE, "upstream": "refusing"},
 }
 """A route for each policy: `/{name}/{script}`, the script being what the upstream does (tests/upstreams/hostile.py)."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from alembic import op
-from sqlalchemy import CheckConstraint, Column, LargeBinary
+from sqlalchemy import CheckConstraint, Column, LargeBinary, text
 
 from gateway.database.types import Id
 
@@ -17,9 +17,9 @@ def upgrade() -> None:
         Column("lookup", LargeBinary, primary_key=True),
         Column("fingerprint", LargeBinary, nullable=False),
         Column("hold", Id, nullable=False),
-        Column("done", Id, nullable=False),
+        Column("done", Id, nullable=False, server_default=text("0")),
         Column("answer", LargeBinary),
-        Column("size", Id, nullable=False),
+        Column("size", Id, nullable=False, server_default=text("0")),
         Column("expires_at", Id, nullable=False),
         CheckConstraint("done = 1 OR (answer IS NULL AND size = 0)", name="answered_when_done"),
         sqlite_strict=True,
