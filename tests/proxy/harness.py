@@ -49,7 +49,11 @@ ROUTES = {
     "refused-strict": {"cost": 5, "upstream": "refusing", "release_on": ()},
     "once": {"cost": 5, "idempotency": ONCE},
     "once-told": {"cost": TOLD, "idempotency": ONCE},
-    "once-lenient": {"cost": TOLD, "idempotency": ONCE, "release_on": ("unreachable", "timeout", "5xx", "client_abort")},
+    "once-lenient": {
+        "cost": TOLD,
+        "idempotency": ONCE,
+        "release_on": ("unreachable", "timeout", "5xx", "client_abort"),
+    },
     "once-strict": {"cost": 5, "idempotency": ONCE, "release_on": ()},
     "once-refused": {"cost": 5, "idempotency": ONCE, "upstream": "refusing"},
 }
