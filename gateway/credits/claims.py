@@ -83,8 +83,8 @@ class Claims:
                 self._precedents.pop(lookup, None)
                 continue
             self.done.append((answer, len(answer or b""), self._now + claim.keep_ms, lookup, end.hold.id))
-            if lookup in self._precedents:
-                self._precedents[lookup] = Precedent(claim.fingerprint, True, answer)
+            # As it was read the hold was gone and nothing done yet: it looked like nobody's.
+            self._precedents[lookup] = Precedent(claim.fingerprint, True, answer)
 
     def precede(self, claim: Claim) -> bool:
         """Whether somebody has it already; the claim then says who. (Asked again if the transaction is tried again.)"""

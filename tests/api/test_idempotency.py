@@ -9,9 +9,9 @@ import pytest
 import uvloop
 
 from gateway.api import records
-from gateway.sealing import derive
 from gateway.credits.ledger import now_ms
 from gateway.errors import CreditsUnavailable
+from gateway.sealing import derive
 from tests.api.harness import SIGNUP_CREDITS, gather, open_api
 
 

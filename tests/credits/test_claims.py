@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
+import threading
 import time
 from itertools import count
 
 import pytest
 
 from gateway.credits import answers
+from gateway.credits.batch import Transaction
 from gateway.credits.claims import Claim
 from gateway.credits.ledger import now_ms
 from gateway.credits.provider import NO_POLICY, HoldLost, Policy, RateLimit
@@ -165,25 +167,38 @@ def test_takeovers_by_a_crowd_at_two_processes_are_one(ledger, run):
     run(main())
 
 
-def test_ends_and_repeats_in_one_commit_know_of_each_other(ledger, run):
+def test_ends_and_repeats_in_one_commit_know_of_each_other(ledger, run, monkeypatch):
     """A settlement is queued, and the repeat comes before it is written; the same with a release."""
 
     async def main():
         async with ledger.provider() as provider:
-            secret, key = await provider.create("u", credits=10)
+            secret, key = await provider.create("u", credits=100)
             first, failed = claim("a"), claim("b")
             one, two = await take(provider, secret, first), await take(provider, secret, failed)
             first.answer = b"sealed"
-            ends = [
-                asyncio.ensure_future(provider.settle(one, 3, None, first)),
-                asyncio.ensure_future(provider.release(two, "5xx")),
-            ]
-            (_, done), (hold, nothing) = await asyncio.gather(ask(provider, secret, "a"), ask(provider, secret, "b"))
-            await asyncio.gather(*ends)
+            # While this one is written the others come, and are the next commit.
+            go_on = threading.Event()
+            commit, sizes = Transaction.commit, []
+
+            def commit_later(self, takes, ends):
+                assert go_on.wait(30)
+                sizes.append((len(takes), len(ends)))
+                commit(self, takes, ends)
+
+            monkeypatch.setattr(Transaction, "commit", commit_later)
+            busy = asyncio.ensure_future(take(provider, secret, None, cost=1))
+            await asyncio.sleep(0.05)
+            ends = [provider.settle(one, 3, None, first), provider.release(two, "5xx")]
+            asked = [asyncio.ensure_future(ask(provider, secret, name)) for name in "ab"]
+            await asyncio.sleep(0.05)
+            go_on.set()
+            (_, done), (hold, nothing) = await asyncio.gather(*asked)
+            assert (2, 2) in sizes
+            await asyncio.gather(*ends, provider.release(await busy, "test"))
             assert (done.is_done, done.answer) == (True, b"sealed")
             assert (nothing, hold.cost) == (None, 3)
             await provider.release(hold, "test")
-            assert (await provider.balance(key.key_id)).available == 7
+            assert (await provider.balance(key.key_id)).available == 97
         ledger.audit()
 
     run(main())
