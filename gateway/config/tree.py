@@ -190,8 +190,8 @@ class IdempotencySection(Section):
     """How long a repeat is known as one; 7 days at most."""
     answer_max_bytes: Annotated[int, Field(strict=True, ge=0, le=1_048_576)] = 65_536
     """Largest body of an answer that is kept. A repeat of a call with a larger one is told that it was done."""
-    body_max_bytes: Annotated[int, Field(strict=True, ge=0, le=16_777_216)] = 65_536
-    """Largest request body that may come with an Idempotency-Key: it is read whole before the call goes on."""
+    body_max_bytes: Annotated[int, Field(strict=True, ge=0, le=1_048_576)] = 65_536
+    """Largest request body that may come with an Idempotency-Key: it is in memory whole before the key is checked."""
 
 
 class RouteSection(Section):

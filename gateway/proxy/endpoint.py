@@ -138,7 +138,7 @@ class Endpoint:
         # Not so for Expect: 100-continue, which asks for the key to be checked before the body is sent.
         body: Any = b""
         if call.once is not None and route.idempotency is not None:
-            body = await call.once.begin(route.idempotency, head, scope, receive)
+            body = await call.once.begin(route.idempotency, route.body_max_bytes, head, scope, receive)
         elif head.has_body and not head.expects_continue:
             body = await read_body(receive, head.content_length, route.body_max_bytes)
         if route.concurrency is not None:

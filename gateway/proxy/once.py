@@ -98,9 +98,12 @@ class Once:
         self.outcome = ""
         """What a repeat was told, in a word of the metrics."""
 
-    async def begin(self, section: IdempotencySection, head: RequestHead, scope: Scope, receive: Receive) -> bytes:
-        """Read the body, all of it: it is part of what is asked. Raises BodyTooLarge, CallerGone."""
-        limit = section.body_max_bytes
+    async def begin(
+        self, section: IdempotencySection, limit: int, head: RequestHead, scope: Scope, receive: Receive
+    ) -> bytes:
+        """Read the body, all of it: it is part of what is asked. Raises BodyTooLarge, CallerGone. `limit`: the route's
+        for any body."""
+        limit = min(limit, section.body_max_bytes)
         if head.content_length is not None and head.content_length > limit:
             raise BodyTooLarge(limit)
         body = await read_whole_body(receive, limit) if head.has_body else b""
