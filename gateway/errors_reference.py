@@ -118,15 +118,15 @@ EXPLANATIONS = (
     Explanation(
         Conflict(),
         "A `reference` was used before for other content; or a request with the same `Idempotency-Key` is still being"
-        " worked on, or (`done`) was done and charged without its answer being kept; or the user has as many API keys as"
+        " worked on, or (`done`) was done and charged, and its answer not kept; or the user has as many API keys as"
         " `identity.keys_per_user_max` allows.",
         "Use a new reference, or repeat exactly what was said the first time. Where there is a `Retry-After`, repeat"
         " the same request after it.",
     ),
     Explanation(
         BodyTooLarge(10_485_760),
-        "The body is, or says it is, longer than the route's `body_max_bytes`, or than its `idempotency.body_max_bytes` where it"
-        " comes with an `Idempotency-Key`.",
+        "The body is, or says it is, longer than the route's `body_max_bytes`, or, with an `Idempotency-Key`, than its"
+        " `idempotency.body_max_bytes`.",
         "Send less. A length that was declared is refused before any credit moves.",
     ),
     Explanation(

@@ -121,9 +121,9 @@ class RouteMetrics:
         """Count credits given back. `reason` is one of our words, never the caller's."""
         self._credits_released[reason] += credits
 
-    def repeat(self, outcome: str) -> None:
+    def repeat(self, result: str) -> None:
         """Count a call that came again, by what it was told: one of our words."""
-        self._repeats[outcome] += 1
+        self._repeats[result] += 1
 
     def counts(self, route: str) -> Iterator[tuple[Key, Value]]:
         for method, statuses in self._requests.items():
@@ -134,5 +134,5 @@ class RouteMetrics:
         yield ("credits_charged", (route,)), self._credits_charged
         for reason, released in self._credits_released.items():
             yield ("credits_released", (route, reason)), released
-        for outcome, number in self._repeats.items():
-            yield ("repeats", (route, outcome)), number
+        for result, number in self._repeats.items():
+            yield ("repeats", (route, result)), number

@@ -63,7 +63,7 @@ FAMILIES: dict[str, Family] = {
         "counter",
         "Calls that came again with their Idempotency-Key, by what they were told: replayed (the first answer), running"
         " (409), not_kept (409: done, but the answer was not kept), other (422: it was used for another request).",
-        ("route", "outcome"),
+        ("route", "result"),
     ),
     "refusals": Family(
         "counter",

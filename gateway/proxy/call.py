@@ -11,6 +11,10 @@ CALLER_LEFT = 499
 """The status the log gives a call whose caller left before an answer (nginx's number; never sent)."""
 
 
+KEPT = "kept"
+"""The verdict while the answer is under way and what it costs is not known yet."""
+
+
 class Call:
     """One call. Times are `time.perf_counter()` seconds.
 

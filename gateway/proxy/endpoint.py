@@ -12,10 +12,8 @@ A caller who leaves cancels this task: the upstream connection is closed and the
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from asyncio import CancelledError
-from collections.abc import Awaitable
 from functools import partial
 from time import perf_counter
 from typing import Any
@@ -24,33 +22,31 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.credits.provider import CreditsProvider, Hold
 from gateway.errors import (
-    BadRequest,
-    BodyTooLarge,
     CreditsUnavailable,
     GatewayError,
     InternalError,
     NoRoute,
     UpstreamError,
-    UpstreamTimeout,
 )
 from gateway.idempotency_key import read_idempotency_key
 from gateway.observe.access_log import AccessLog
 from gateway.observe.ids import RequestIds, continues
 from gateway.observe.metrics import Metrics
-from gateway.proxy.body import StreamedBody, read_body
-from gateway.proxy.call import CALLER_LEFT, Call
-from gateway.proxy.headers import HeadReader, RequestHead, clean_response
+from gateway.proxy.body import read_body
+from gateway.proxy.call import CALLER_LEFT, KEPT, Call
+from gateway.proxy.forwarding import forward, forward_within
+from gateway.proxy.headers import HeadReader, RequestHead, check_head, clean_response
 from gateway.proxy.once import Apart, Once, keep_answer, kept_headers
+from gateway.proxy.own_fields import own_fields, timing
 from gateway.proxy.routes import Route, RouteTable
 from gateway.proxy.settlement import release_word, told_cost
+from gateway.proxy.truncation import show_break
 from gateway.proxy.websocket import relay_tunnel
-from gateway.quota import quota_fields
 from gateway.upstreams.transport import Headers, UpstreamRequest, UpstreamResponse
 
 logger = logging.getLogger("gateway.proxy")
 
 CLIENT_ABORT = "client_abort"
-KEPT = "kept"
 HANDED_ON = "handed-on"
 TAKES_TRAILERS = ((b"te", b"trailers"), (b"connection", b"te"))
 """Some servers send a trailer only to those who say so (RFC 9110 section 10.1.4)."""
@@ -133,7 +129,7 @@ class Endpoint:
         head = self._heads.read(scope["headers"], scope["client"], scope["scheme"], keyed=not route.is_public)
         if route.address_limit is not None:
             call.address_quota = route.address_limit.take(self._heads.address_of(head, scope["client"]))
-        _check_head(route, head, scope)
+        check_head(head, route.body_max_bytes, scope["query_string"])
         # A body that is broken or never comes costs nothing: its beginning is read before credits are taken.
         # Not so for Expect: 100-continue, which asks for the key to be checked before the body is sent.
         body: Any = b""
@@ -207,8 +203,8 @@ class Endpoint:
             if head.has_body and head.expects_continue:
                 request.body = await read_body(receive, head.content_length, route.body_max_bytes)
             if route.timeout_seconds is not None:
-                return await _forward_within(route.timeout_seconds, route, request)
-            return await _forward(route, request)
+                return await forward_within(route.timeout_seconds, route, request)
+            return await forward(route, request)
         except UpstreamError as error:
             kept = error.possibly_executed and error.reason not in route.release_on
             await self._end(call, route.cost if kept else 0, error.reason)
@@ -237,7 +233,7 @@ class Endpoint:
             if route.settle_header:
                 cost = told_cost(route, [*response.headers, *response.trailers], call.request_id)
             if call.once is not None:
-                call.once.look_at(response, _kept_headers(route, response))
+                call.once.look_at(response, kept_headers(response, route.settle_header))
             if response.body is None and (cost is None or CLIENT_ABORT in route.release_on):
                 call.cost = route.cost if cost is None else cost
                 call.verdict = KEPT
@@ -293,9 +289,9 @@ class Endpoint:
 
     async def _relay(self, call: Call, route: Route, response: UpstreamResponse, receive: Receive, send: Send) -> None:
         call.status = response.status
-        headers = clean_response(response.headers, route.settle_header, _own_headers(call))
+        headers = clean_response(response.headers, route.settle_header, own_fields(call))
         if route.shows_timing:
-            headers += _timing(call)
+            headers += timing(call)
         try:
             call.response_started = True
             if response.status == 101:
@@ -313,7 +309,7 @@ class Endpoint:
             logger.warning("%s: the upstream's answer broke off: %s", call.request_id, error.cause or error.detail)
             if call.verdict == KEPT:
                 await self._end_kept(call, route, [])
-            await _show_break(send)
+            await show_break(send)
         except BaseException:
             try:
                 await response.aclose()
@@ -329,7 +325,7 @@ class Endpoint:
             if once is not None:
                 once.take(chunk)
             await send({"type": "http.response.body", "body": chunk, "more_body": True})
-        if once is not None and once.keep_pieces(response.status, _kept_headers(route, response)):
+        if once is not None and once.keep_pieces(response.status, kept_headers(response, route.settle_header)):
             await self._keep_answer(call, once)
         await send({"type": "http.response.body", "body": b""})
         call.upstream_at = perf_counter()
@@ -348,7 +344,7 @@ class Endpoint:
         if error.cause:
             logger.warning("%s: %s: %s", call.request_id, error.slug, error.cause)
         if call.response_started:
-            await _show_break(send)
+            await show_break(send)
             return
         call.status, headers, body = error.response(call.request_id)
         call.bytes_sent = len(body)
@@ -398,72 +394,3 @@ class Endpoint:
                 now - call.started_at,
                 call.upstream_at - call.held_at if call.upstream_at else 0.0,
             )
-
-
-def _check_head(route: Route, head: RequestHead, scope: Scope) -> None:
-    if head.content_length is not None and head.content_length > route.body_max_bytes:
-        raise BodyTooLarge(route.body_max_bytes)
-    if head.api_key and head.api_key in scope["query_string"]:
-        raise BadRequest("The API key stands in the URL too, and would be forwarded. Send it once.")
-
-
-def _forward(route: Route, request: UpstreamRequest) -> Awaitable[UpstreamResponse]:
-    if isinstance(request.body, StreamedBody):
-        return _forward_upload(route, request, request.body)
-    return route.transport.send(request)
-
-
-async def _forward_upload(route: Route, request: UpstreamRequest, body: StreamedBody) -> UpstreamResponse:
-    with route.uploads.admit(body):
-        return await route.transport.send(request)
-
-
-async def _forward_within(seconds: float, route: Route, request: UpstreamRequest) -> UpstreamResponse:
-    try:
-        async with asyncio.timeout(seconds):
-            return await _forward(route, request)
-    except TimeoutError as error:
-        cause = f"no head within the route's timeout_seconds, {seconds:g}"
-        raise UpstreamTimeout(cause=cause, possibly_executed=True) from error
-
-
-def _kept_headers(route: Route, response: UpstreamResponse) -> Headers:
-    return kept_headers(clean_response(response.headers, route.settle_header, []))
-
-
-async def _show_break(send: Send) -> None:
-    """The head was given to the server: see that it goes out, even if no byte of the body ever came. Returning with the
-    body unfinished then makes the server cut the connection, so that the caller sees the truncation (RFC 9112 section
-    8). Else the server would put an error of its own in the place of an answer that was settled."""
-    try:
-        await send({"type": "http.response.body", "body": b"", "more_body": True})
-    except (OSError, RuntimeError):
-        pass  # The caller has left; or the head was refused, or all of the answer is out: nothing to show.
-
-
-def _timing(call: Call) -> Headers:
-    """Where the time until the answer's head went, in milliseconds: with the upstream, with the credits, and the rest.
-    The gateway's own time is all but the upstream's."""
-    upstream = (call.upstream_at - call.held_at) * 1000
-    verify = (call.held_at - call.asked_at) * 1000
-    own = max(0.0, (perf_counter() - call.started_at) * 1000 - upstream)
-    return [
-        (b"x-gateway-time-ms", b"%.2f" % own),
-        (b"server-timing", b"gateway;dur=%.2f, verify;dur=%.2f, upstream;dur=%.2f" % (own, verify, upstream)),
-    ]
-
-
-def _own_headers(call: Call) -> Headers:
-    own: Headers = [(b"x-request-id", call.request_id.encode("ascii"))]
-    hold = call.hold
-    if call.address_quota is not None or (hold is not None and hold.quota is not None):
-        quotas = (call.address_quota, None if hold is None else hold.quota)
-        own += quota_fields(quota for quota in quotas if quota is not None)
-    if hold is not None:
-        kept = hold.cost
-        if call.verdict != KEPT:  # else the cost is known only at the end
-            kept = call.cost
-            own.append((b"x-credits-cost", b"%d" % kept))
-        if hold.available is not None:
-            own.append((b"x-credits-remaining", b"%d" % (hold.available + hold.cost - kept)))
-    return own

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from ipaddress import ip_address, ip_network
 
-from gateway.errors import BadRequest, InvalidKey, MissingKey
+from gateway.errors import BadRequest, BodyTooLarge, InvalidKey, MissingKey
 from gateway.upstreams.transport import Headers
 
 HOP_BY_HOP = (
@@ -257,6 +257,14 @@ def _check_key(head: RequestHead) -> None:
     for field in head.headers:
         if key in field[1]:
             raise BadRequest("The API key stands in another header too, and would be forwarded. Send it once.")
+
+
+def check_head(head: RequestHead, body_max_bytes: int, query: bytes) -> None:
+    """Refuse what is too large, and a key where it would be forwarded. Raises BodyTooLarge, BadRequest."""
+    if head.content_length is not None and head.content_length > body_max_bytes:
+        raise BodyTooLarge(body_max_bytes)
+    if head.api_key and head.api_key in query:
+        raise BadRequest("The API key stands in the URL too, and would be forwarded. Send it once.")
 
 
 def _drop_named(head: RequestHead, connection: bytes) -> None:

@@ -41,7 +41,7 @@ from gateway.credits.claims import Claim
 from gateway.errors import BodyTooLarge, Conflict, CreditsUnavailable, GatewayError
 from gateway.idempotency_key import REPLAYED, still_running, used_before
 from gateway.proxy.body import read_whole_body
-from gateway.proxy.headers import RequestHead
+from gateway.proxy.headers import RequestHead, clean_response
 from gateway.sealing import Seal, derive_with
 from gateway.upstreams.transport import Headers, UpstreamResponse
 
@@ -245,6 +245,7 @@ def _is_stream(response: UpstreamResponse) -> bool:
     return response.status == 101 or any(kind.startswith(b"text/event-stream") for kind in kinds)
 
 
-def kept_headers(cleaned: Headers) -> Headers:
+def kept_headers(response: UpstreamResponse, settle_header: bytes) -> Headers:
     """Of an answer's fields, those that a repeat gets."""
+    cleaned = clean_response(response.headers, settle_header, [])
     return [field for field in cleaned if field[0] not in _NOT_REPEATED]

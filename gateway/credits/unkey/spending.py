@@ -31,7 +31,7 @@ from gateway.credits.unkey.canary import Canary
 from gateway.credits.unkey.client import UnkeyClient
 from gateway.credits.unkey.errors import UnkeyUnavailable
 from gateway.credits.unkey.holds import Confirm, State, UnkeyHold, UnkeyTake
-from gateway.credits.unkey.verdict import Verdict
+from gateway.credits.unkey.verdict import REFUSALS, REFUSES_THE_CALL, Verdict
 from gateway.database.engine import Database
 from gateway.deadlines import NEVER, Deadlines
 from gateway.errors import (
@@ -57,15 +57,6 @@ NEGATIVE_MAX = 100_000
 ACCOUNTS_MAX = 100_000
 LEAVE_SECONDS = 2.5
 """How long closing waits for verifies whose callers have left."""
-REFUSALS: dict[str, type[InvalidKey | KeyDisabled | KeyExpired | Forbidden]] = {
-    "NOT_FOUND": InvalidKey,
-    "DISABLED": KeyDisabled,
-    "EXPIRED": KeyExpired,
-    "FORBIDDEN": Forbidden,
-}
-"""What Unkey says of a key whatever is asked of it."""
-REFUSES_THE_CALL = frozenset({"USAGE_EXCEEDED", "RATE_LIMITED", "INSUFFICIENT_PERMISSIONS"})
-"""What it says of a good key that may not make this call."""
 
 
 class Spending:
@@ -119,12 +110,11 @@ class Spending:
     ) -> Hold:
         """A hold with a claim, for which the key must have a row: what locks it keeps two from claiming the same."""
         key_hash = sha256(api_key).digest()
+        if key_hash not in self._accounts:
+            await self.hold(api_key, 0, route, request_id)
         account = self._accounts.get(key_hash)
         if account is None:
-            await self.hold(api_key, 0, route, request_id)
-            account = self._accounts.get(key_hash)
-            if account is None:
-                raise CreditsUnavailable(cause="a key was forgotten as soon as it was known")
+            raise CreditsUnavailable(cause="a key was forgotten as soon as it was known")
         began = self._loop.time()
         return await self._hold(api_key, key_hash, cost, route, request_id, policy, began, account, claim)
 
@@ -155,7 +145,9 @@ class Spending:
         claim: Claim | None = None,
     ) -> UnkeyHold:
         self._breaker.admit()
-        hold = await self._write(key_hash, account, cost, route, request_id, began, claim)
+        number = account.number if account is not None else 0
+        future = self._loop.create_future()
+        hold = await self._write(UnkeyTake(future, key_hash, cost, route, request_id, began, number, claim))
         try:
             verdict = await self._client.verify(
                 api_key,
@@ -185,23 +177,11 @@ class Spending:
             account = await self._adopt(hold, verdict)
         return self._grant(hold, verdict, account)
 
-    async def _write(
-        self,
-        key_hash: bytes,
-        account: Account | None,
-        cost: int,
-        route: str,
-        request_id: str,
-        began: float,
-        claim: Claim | None,
-    ) -> UnkeyHold:
+    async def _write(self, take: UnkeyTake) -> UnkeyHold:
         """The hold as it is before Unkey is asked: durable, so that whatever Unkey takes is known to be asked for."""
-        number = account.number if account is not None else 0
-        if not number and not cost:
-            return UnkeyHold(0, 0, "", "", 0, key_hash)  # nothing to write, and no row to look at
-        written = self._journal.ask(
-            UnkeyTake(self._loop.create_future(), key_hash, cost, route, request_id, began, number, claim)
-        )
+        if not take.number and not take.cost:
+            return UnkeyHold(0, 0, "", "", 0, take.key_hash)  # nothing to write, and no row to look at
+        written = self._journal.ask(take)
         try:
             hold = await written
         except asyncio.CancelledError:
@@ -210,7 +190,7 @@ class Spending:
                 self._drop(written.result(), State.REFUSED)
             raise
         except InvalidKey:
-            self._accounts.pop(key_hash, None)
+            self._accounts.pop(take.key_hash, None)
             raise
         assert isinstance(hold, UnkeyHold)
         return hold

@@ -16,6 +16,7 @@ from gateway.credits.unkey.strict_json import (
     read_text,
 )
 from gateway.credits.unkey.user_ids import decode_user_id
+from gateway.errors import Forbidden, InvalidKey, KeyDisabled, KeyExpired
 from gateway.quota import Quota
 
 VALID = "VALID"
@@ -30,6 +31,16 @@ UNLIMITED_SINCE = -1
 
 RateLimitState = tuple[int, int, int]
 """Limit, remaining, and when it resets in Unix milliseconds."""
+
+REFUSALS: dict[str, type[InvalidKey | KeyDisabled | KeyExpired | Forbidden]] = {
+    "NOT_FOUND": InvalidKey,
+    "DISABLED": KeyDisabled,
+    "EXPIRED": KeyExpired,
+    "FORBIDDEN": Forbidden,
+}
+"""What Unkey says of a key whatever is asked of it."""
+REFUSES_THE_CALL = frozenset({"USAGE_EXCEEDED", "RATE_LIMITED", "INSUFFICIENT_PERMISSIONS"})
+"""What it says of a good key that may not make this call."""
 
 
 class Verdict:
