@@ -89,12 +89,10 @@ class Endpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send, once: Once | None = None) -> None:
         call = Call(self._ids.next(), perf_counter(), once)
         try:
-            route = call.route = self._routes.match(scope["method"], scope["raw_path"])
-            if route.idempotency is not None and once is None:
-                key = read_idempotency_key(scope["headers"])
-                if key is not None:
-                    await self._do_once(call, Once(key), scope, receive, send)
-                    return
+            route = self._routes.match(scope["method"], scope["raw_path"]) if once is None else once.route
+            call.route = route
+            if route.idempotency is not None and once is None and await self._do_once(call, scope, receive, send):
+                return
             response = await self._answer(call, route, scope, receive)
             await self._relay(call, route, response, receive, send)
         except NoRoute as error:
@@ -108,10 +106,15 @@ class Endpoint:
         finally:
             self._record(call, scope)
 
-    async def _do_once(self, call: Call, once: Once, scope: Scope, receive: Receive, send: Send) -> None:
-        """All of it again in a task of its own, which keeps the records."""
+    async def _do_once(self, call: Call, scope: Scope, receive: Receive, send: Send) -> bool:
+        """With an Idempotency-Key, all of it in a task of its own, which keeps the records. False without one."""
+        key = read_idempotency_key(scope["headers"])
+        if key is None or call.route is None:
+            return False
+        once = Once(key, call.route)
         call.route, call.verdict = None, HANDED_ON
         await self._apart.run(once, self(scope, receive, once.patient(send), once))
+        return True
 
     async def aclose(self) -> None:
         """After the last call: end those whose callers have left. Before what they need is closed."""
@@ -133,8 +136,8 @@ class Endpoint:
         # A body that is broken or never comes costs nothing: its beginning is read before credits are taken.
         # Not so for Expect: 100-continue, which asks for the key to be checked before the body is sent.
         body: Any = b""
-        if call.once is not None and route.idempotency is not None:
-            body = await call.once.begin(route.idempotency, route.body_max_bytes, head, scope, receive)
+        if call.once is not None:
+            body = await call.once.begin(head, scope, receive)
         elif head.has_body and not head.expects_continue:
             body = await read_body(receive, head.content_length, route.body_max_bytes)
         if route.concurrency is not None:

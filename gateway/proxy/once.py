@@ -36,12 +36,12 @@ from typing import Any
 
 from starlette.types import Message, Receive, Scope, Send
 
-from gateway.config.tree import IdempotencySection
 from gateway.credits.claims import Claim
 from gateway.errors import BodyTooLarge, Conflict, CreditsUnavailable, GatewayError
 from gateway.idempotency_key import REPLAYED, still_running, used_before
 from gateway.proxy.body import read_whole_body
 from gateway.proxy.headers import RequestHead, clean_response
+from gateway.proxy.routes import Route
 from gateway.sealing import Seal, derive_with
 from gateway.upstreams.transport import Headers, UpstreamResponse
 
@@ -83,13 +83,25 @@ class Once:
     `must_finish`: it goes on without its caller. `is_done`: its claim was settled, so its answer may be kept.
     """
 
-    __slots__ = ("_answer_max_bytes", "_key", "_pieces", "_seal", "_size", "claim", "is_done", "must_finish", "outcome")
+    __slots__ = (
+        "_answer_max_bytes",
+        "_key",
+        "_pieces",
+        "_seal",
+        "_size",
+        "claim",
+        "is_done",
+        "must_finish",
+        "outcome",
+        "route",
+    )
 
     claim: Claim
     _answer_max_bytes: int
     _seal: Seal
 
-    def __init__(self, idempotency_key: bytes) -> None:
+    def __init__(self, idempotency_key: bytes, route: Route) -> None:
+        self.route = route
         self._key = idempotency_key
         self._pieces: list[bytes] = []
         self._size = 0
@@ -98,12 +110,11 @@ class Once:
         self.outcome = ""
         """What a repeat was told, in a word of the metrics."""
 
-    async def begin(
-        self, section: IdempotencySection, limit: int, head: RequestHead, scope: Scope, receive: Receive
-    ) -> bytes:
-        """Read the body, all of it: it is part of what is asked. Raises BodyTooLarge, CallerGone. `limit`: the route's
-        for any body."""
-        limit = min(limit, section.body_max_bytes)
+    async def begin(self, head: RequestHead, scope: Scope, receive: Receive) -> bytes:
+        """Read the body, all of it: it is part of what is asked. Raises BodyTooLarge, CallerGone."""
+        section = self.route.idempotency
+        assert section is not None
+        limit = min(self.route.body_max_bytes, section.body_max_bytes)
         if head.content_length is not None and head.content_length > limit:
             raise BodyTooLarge(limit)
         body = await read_whole_body(receive, limit) if head.has_body else b""

@@ -10,7 +10,8 @@ import time
 import pytest
 
 from gateway.proxy.once import Apart, Once
-from tests.proxy.harness import ONCE, Gate, chunked, request, response
+from gateway.proxy.routes import Route, RouteTable
+from tests.proxy.harness import ONCE, Gate, chunked, request, response, section
 from tests.server.harness import wait_until
 from tests.upstreams import hostile
 
@@ -340,6 +341,35 @@ def test_what_a_caller_left_behind_is_bounded(account, script, proxy, monkeypatc
     assert not proxy.endpoint._apart._tasks
 
 
+def plain_routes(proxy) -> RouteTable:
+    """The same without the option."""
+    entry = section("/once/{script}", cost=7)
+    route = Route(entry, proxy.transports["scripted"], proxy.endpoint._routes.routes[0].metrics, body_max_bytes=1_000)
+    return RouteTable([(entry, route)])
+
+
+def test_a_call_keeps_the_route_with_which_it_began(account, script, counted, proxy, monkeypatch):
+    """Another config comes between its first step and its task, or while it runs."""
+    endpoint, former, plain = proxy.endpoint, proxy.endpoint._routes, plain_routes(proxy)
+    run_apart = Apart.run
+
+    async def reload_first(self, once, call):
+        monkeypatch.setattr(endpoint, "_routes", plain)
+        await run_apart(self, once, call)
+
+    monkeypatch.setattr(Apart, "run", reload_first)
+    gate = script("it", Gate(response()))
+    caller = account.send("/once/it", "POST", headers=(KEY,), body=b'{"n":1}')
+    gate.wait_entered()
+    assert endpoint._routes is plain
+    gate.open()
+    assert caller.response()[1]["x-credits-cost"] == "5"
+    assert post(account, "/once/it").credits[0] == "7"  # now the header means nothing
+    monkeypatch.setattr(endpoint, "_routes", former)
+    assert is_replay(post(account, "/once/it"))
+    assert counted() == 2
+
+
 # What is asked, and how
 
 
@@ -457,7 +487,7 @@ def test_closing_waits_and_then_cuts_what_callers_left_behind(monkeypatch):
     monkeypatch.setattr("gateway.proxy.once.LEAVE_SECONDS", 0.05)
 
     async def main():
-        apart, once, told = Apart(), Once(b"k"), []
+        apart, once, told = Apart(), Once(b"k", None), []
         once.must_finish = True
 
         async def call():
