@@ -53,8 +53,8 @@ UNATTENDED_MAX = 1_000
 """Calls in a process whose callers have left. A caller beyond it who leaves ends his call, as on any other route."""
 KEEP_SECONDS = 2.0
 """How long the end of an answer waits for the rest of it to be written down."""
-_NOT_REPEATED = (b"set-cookie", b"content-length")
-"""A cookie belongs to the moment in which it was set. The length is told anew, also where it was not known at first."""
+_NOT_REPEATED = (b"set-cookie",)
+"""A cookie belongs to the moment in which it was set: a later one may have replaced it."""
 
 
 class StoredAnswer:

@@ -16,19 +16,20 @@ from sqlalchemy import event
 from gateway.billing import inbox, outbox
 from gateway.billing.low_balances import LowBalances, _read_moved
 from gateway.billing.outbox import Outbox
-from gateway.credits import ledger, sales
+from gateway.credits import answers, ledger, sales
 from gateway.credits.batch import HOLDS, End, Take, Transaction
+from gateway.credits.claims import Claim
 from gateway.credits.store_sqlite import SqliteStore
 from gateway.credits.unkey import adoption
 from gateway.database.engine import open_database
 from gateway.database.insert import read_fence
 from gateway.database.sqlite import SqliteDatabase
-from gateway.database.tables import HOLDS_PER_INSTANCE, keys
+from gateway.database.tables import HOLDS_PER_INSTANCE, holds, keys
 from tests.database.moving.books import DEAD_INSTANCE, export_to, fill, import_from
 
 KEY = f"key_{3:020x}"
-READS = re.compile(r"Seq Scan on (entries|stripe_events|notifications|orders)\b")
-GROWS = re.compile(r"\bSCAN (entries|stripe_events|notifications|orders)\b")
+READS = re.compile(r"Seq Scan on (entries|stripe_events|notifications|orders|answers)\b")
+GROWS = re.compile(r"\bSCAN (entries|stripe_events|notifications|orders|answers)\b")
 
 
 def history_of_nothing(connection):
@@ -56,6 +57,7 @@ QUESTIONS = {
         db, [1, 2]
     ),
     "old events": lambda db: inbox.forget(db, 5, 500),
+    "old answers": lambda db: answers.forget_old(db, holds, 5),
     "old notifications": lambda db: outbox.forget(db, 5, 500),
 }
 
@@ -175,9 +177,13 @@ def test_no_call_reads_a_table_that_grows(books):
     store = SqliteStore(database, HOLDS)
     store._connection.set_trace_callback(statements.append)
     transaction = Transaction(store, lambda: (DEAD_INSTANCE + 1) * HOLDS_PER_INSTANCE + 1)
-    takes = [Take(None, sha256(b"%d" % number).digest(), 2, "/v1/personas", f"r{number}", 0.0) for number in (3, 4)]
+    takes = [
+        Take(None, sha256(b"%d" % n).digest(), 2, "/v1/personas", f"r{n}", 0.0, claim=Claim(b"%d" % n, b"", 1))
+        for n in (3, 4, 5)
+    ]
     transaction.commit(takes, [])
-    transaction.commit([], [End(None, take.outcome, 1, None, 0.0) for take in takes])
+    takes[-1].claim.is_void = True
+    transaction.commit([], [End(None, take.outcome, 1, None, 0.0, claim=take.claim) for take in takes])
     transaction.close()
     database.close()
     found = plans(books, statements)

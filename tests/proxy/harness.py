@@ -47,7 +47,7 @@ ROUTES = {
     "refused": {"cost": 5, "upstream": "refusing"},
     "narrow": {"cost": 5, "upstream": "narrow"},
     "refused-strict": {"cost": 5, "upstream": "refusing", "release_on": ()},
-    "once": {"cost": 5, "idempotency": ONCE},
+    "once": {"cost": 5, "idempotency": ONCE, "methods": ("GET", "HEAD", "POST")},
     "once-told": {"cost": TOLD, "idempotency": ONCE},
     "once-lenient": {
         "cost": TOLD,

@@ -75,6 +75,14 @@ def test_a_repeat_is_answered_alike_and_costs_nothing(account, script, counted, 
     account.ended(5, None)
 
 
+def test_an_answer_to_head_is_given_again_with_the_length_that_it_told(account, script, counted):
+    script("it", b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\nX-Own: 1\r\n\r\n")
+    first, again = (post(account, "/once/it", method="HEAD", body=None) for _ in range(2))
+    assert [answer.headers["content-length"] for answer in (first, again)] == ["7", "7"]
+    assert is_replay(again)
+    assert counted() == 1
+
+
 def test_no_cookie_and_nothing_hop_by_hop_is_given_again(account, script):
     script("it", response(b"Set-Cookie: session=1", b"Connection: X-Hop", b"X-Hop: 1", b"Keep-Alive: timeout=5"))
     first, again = post(account, "/once/it"), post(account, "/once/it")
