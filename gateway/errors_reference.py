@@ -260,6 +260,7 @@ VERDICTS = {
     "free": "the route's cost is 0",
     "released:<reason>": "the cost was given back, and why",
     "refused:<slug>": "the gateway refused or failed the call itself, and nothing had been held",
+    "replayed": "a call that came again with its Idempotency-Key: the first answer was given again, at no cost",
     "(empty)": "a public route or a path of the gateway's own; or the caller left before anything was decided",
 }
 """What the access log's `verdict` can say."""
