@@ -36,6 +36,13 @@ def add(connection: Connection, hold: int, claim: Claim) -> None:
     connection.execute(update(answers).where(*mine).values(**values))
 
 
+def find(connection: Connection, claim: Claim) -> bytes | None:
+    """The answer to what the claim asks; None where it is gone."""
+    asked = answers.c.lookup == claim.lookup, answers.c.fingerprint == claim.fingerprint
+    found: bytes | None = connection.execute(select(answers.c.answer).where(*asked)).scalar()
+    return found
+
+
 class Pruner:
     """Forgets what is old or too much. Called by every beat of the heart; looks once in a while. `holds`: the table of
     them that says whether a call still runs."""

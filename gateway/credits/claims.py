@@ -12,13 +12,13 @@ done and whose hold is gone is nobody's, and the next call takes its place.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gateway.credits.batch import End
 
-RECORD = ("lookup", "fingerprint", "done", "answer", "expires_at")
+RECORD = ("lookup", "fingerprint", "done", "size", "expires_at")
 """What is read of a record; behind it, whether its hold is open."""
 CLAIMED = ("lookup", "fingerprint", "hold", "expires_at")
 """What is written of a new one."""
@@ -26,11 +26,12 @@ CLAIMED = ("lookup", "fingerprint", "hold", "expires_at")
 
 @dataclass(frozen=True, slots=True)
 class Precedent:
-    """The call that has this claim already. `answer` is sealed; None where it was not kept."""
+    """The call that has this claim already. `has_answer`: it was kept, and can be asked for. (It is not read with the
+    record: answers are large, and repeats are free, so the holds of others must not wait for them.)"""
 
     fingerprint: bytes
     is_done: bool
-    answer: bytes | None = field(repr=False)
+    has_answer: bool
 
 
 class Claim:
@@ -60,8 +61,8 @@ class Claims:
     def __init__(self, found: Iterable[Sequence[Any]], now: int) -> None:
         self._now = now
         self._precedents = {
-            lookup: Precedent(fingerprint, bool(done), answer)
-            for lookup, fingerprint, done, answer, expires_at, is_running in found
+            lookup: Precedent(fingerprint, bool(done), size > 0)
+            for lookup, fingerprint, done, size, expires_at, is_running in found
             if is_running or (done and expires_at > now)
         }
         self.records: list[Any] = []
@@ -84,7 +85,7 @@ class Claims:
                 continue
             self.done.append((answer, len(answer or b""), self._now + claim.keep_ms, lookup, end.hold.id))
             # As it was read the hold was gone and nothing done yet: it looked like nobody's.
-            self._precedents[lookup] = Precedent(claim.fingerprint, True, answer)
+            self._precedents[lookup] = Precedent(claim.fingerprint, True, bool(answer))
 
     def precede(self, claim: Claim) -> bool:
         """Whether somebody has it already; the claim then says who. (Asked again if the transaction is tried again.)"""
@@ -94,4 +95,4 @@ class Claims:
     def take(self, claim: Claim, hold_id: int) -> None:
         """The claim is that hold's."""
         self.records += (claim.lookup, claim.fingerprint, hold_id, self._now + claim.keep_ms)
-        self._precedents[claim.lookup] = Precedent(claim.fingerprint, False, None)
+        self._precedents[claim.lookup] = Precedent(claim.fingerprint, False, False)

@@ -126,6 +126,9 @@ class LocalProvider:
     async def keep_answer(self, hold: Hold, claim: Claim) -> None:
         await self._database.transaction(partial(answers.add, hold=hold.id, claim=claim))
 
+    async def find_answer(self, claim: Claim) -> bytes | None:
+        return await self._database.read(partial(answers.find, claim=claim))
+
     def release(self, hold: Hold, reason: str) -> Awaitable[None]:
         return self.journal.end(hold, 0, reason)
 

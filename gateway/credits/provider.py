@@ -203,6 +203,9 @@ class CreditsProvider(Protocol):
     async def keep_answer(self, hold: Hold, claim: Claim) -> None:
         """Add the answer to a claim that is done: it was not known yet when its hold was settled. Durable on return."""
 
+    async def find_answer(self, claim: Claim) -> bytes | None:
+        """The answer of the claim's precedent, sealed; None where it is gone."""
+
     def release(self, hold: Hold, reason: str) -> Awaitable[None]:
         """End the hold, giving all of it back; durable on return. `reason` goes into the key's history."""
 

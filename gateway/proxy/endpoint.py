@@ -165,7 +165,7 @@ class Endpoint:
         )
         call.held_at = call.upstream_at = perf_counter()
         try:
-            earlier = once.repeat()
+            earlier = await once.repeat(self._provider.find_answer)
         finally:
             if once.outcome:
                 route.metrics.repeat(once.outcome)

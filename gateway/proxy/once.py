@@ -127,7 +127,7 @@ class Once:
         self.claim = Claim(self._seal.lookup, asked, section.keep_seconds * 1000)
         return body
 
-    def repeat(self) -> StoredAnswer | None:
+    async def repeat(self, find_answer: Callable[[Claim], Awaitable[bytes | None]]) -> StoredAnswer | None:
         """The answer that was given before; None if this call is the first. Raises Invalid, Conflict."""
         precedent = self.claim.precedent
         if precedent is None:
@@ -139,15 +139,17 @@ class Once:
         if not precedent.is_done:
             self.outcome = "running"
             raise still_running()
-        if precedent.answer is None:
+        sealed = await find_answer(self.claim) if precedent.has_answer else None
+        if sealed is None:
             self.outcome = "not_kept"
             raise Conflict(
                 "The call with this Idempotency-Key was done and charged. Its answer was not kept: it was streamed or"
                 " large, or broke off. Use a new Idempotency-Key for a new call.",
                 done=True,
             )
+        answer = self._open(sealed)
         self.outcome = "replayed"
-        return self._open(precedent.answer)
+        return answer
 
     def look_at(self, response: UpstreamResponse, headers: Headers) -> None:
         """Before the answer is settled: keep it if it is all there, and see whether it can be kept at all."""

@@ -471,6 +471,18 @@ def test_an_answer_that_was_changed_in_the_database_is_not_given(account, script
     assert counted() == 1
 
 
+def test_an_answer_that_is_forgotten_in_that_moment_is_told_as_not_kept(account, script, proxy, monkeypatch):
+    script("it", response())
+    post(account, "/once/it")
+
+    async def find_nothing(_claim):
+        return None
+
+    monkeypatch.setattr(proxy.provider, "find_answer", find_nothing)
+    answer = post(account, "/once/it")
+    assert (answer.status, answer.problem["done"]) == (409, True)
+
+
 def test_repeats_are_counted_by_what_they_are_told(account, script, proxy):
     counts = proxy.endpoint._routes.match("POST", b"/once/it").metrics._repeats
     before = dict(counts)
