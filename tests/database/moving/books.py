@@ -112,6 +112,7 @@ def _write_the_rest(connection: Connection) -> None:
         "unkey_holds": [(first_hold + 9, 0, some, 3, 0, 3, *hold, 0, 1)],
         "rate_windows": [(1, "a", 60_000, 1, 2, 3), (1, "b", 60_000, 1, 2, 3)],
         "requests": [(bytes([n]), some, some, None, 1, "key_1", 200, b"\x00\xff", 1) for n in range(3)],
+        "answers": [(b"\x00\xff", some, 1, 1, b"\x00\xff", 2, 1), (b"\xff", some, first_hold, 0, None, 0, 1)],
         "doubts": [(4, 1, some, 3, *hold, "no answer", 1, None, None)],
         "grants": [(6, 1, 1, 5, "applied", None, 1, 1, 1, 1, 1, 1, 1, 1, None, 1, 1)],
         "retired_keys": [("unkey_1", 1, some, 1)],
