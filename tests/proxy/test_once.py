@@ -503,6 +503,28 @@ def test_repeats_are_counted_by_what_they_are_told(account, script, proxy):
     assert found == {"replayed": 2, "other": 1, "not_kept": 1, "running": 1}
 
 
+def test_a_drain_at_its_limit_cuts_a_call_at_once_and_not_as_one_whose_caller_left():
+    async def main():
+        apart, once, told = Apart(), Once(b"k", None), []
+        once.must_finish = True
+
+        async def call():
+            try:
+                await asyncio.sleep(30)
+            except asyncio.CancelledError as error:
+                told.append(error.args)
+                raise
+
+        outer = asyncio.ensure_future(apart.run(once, call()))
+        await asyncio.sleep(0.01)
+        outer.cancel("the drain's limit")
+        await asyncio.wait([outer])
+        assert told == [("the drain's limit",)]
+        assert not apart._tasks
+
+    asyncio.run(main())
+
+
 def test_closing_waits_and_then_cuts_what_callers_left_behind(monkeypatch):
     monkeypatch.setattr("gateway.proxy.once.LEAVE_SECONDS", 0.05)
 
