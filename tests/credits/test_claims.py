@@ -172,6 +172,22 @@ def test_takeovers_by_a_crowd_at_two_processes_are_one(ledger, run):
     run(main())
 
 
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_with_unkey_a_key_has_a_row_before_anything_is_claimed(database_of, run, kind):
+    """Its lock is what two claims of the same meet at, also where this process sees the key for the first time."""
+    ledger = UnkeyLedger(database_of(kind))
+
+    async def main():
+        async with ledger.provider() as one, ledger.provider() as two:
+            secret, _ = await one.create("u", credits=10)
+            asked, ask_journal = [], two.journal.ask
+            two.journal.ask = lambda wanted: asked.append(wanted) or ask_journal(wanted)
+            await two.release(await take(two, secret, claim()), "test")
+            assert [wanted.number > 0 for wanted in asked if wanted.claim is not None] == [True]
+
+    run(main())
+
+
 def test_ends_and_repeats_in_one_commit_know_of_each_other(ledger, run, monkeypatch):
     """A settlement is queued, and the repeat comes before it is written; the same with a release."""
 

@@ -251,6 +251,28 @@ def test_an_answer_that_is_not_kept_is_charged_once(account, script, counted, na
     account.ended(5, None)
 
 
+def test_an_answer_that_gets_too_long_as_it_comes_is_not_kept(account, script, counted):
+    half = b"%x\r\n%b\r\n" % (len(LARGE), LARGE)
+    go_on = threading.Event()
+
+    def in_two_halves(peer, seen):
+        peer.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + half)
+        assert go_on.wait(30)
+        peer.send(half + b"0\r\n\r\n")
+        return True
+
+    script("it", in_two_halves)
+    caller = account.send("/once/it", "POST", headers=(KEY,), body=b'{"n":1}')
+    caller.until(LARGE)
+    go_on.set()
+    caller.until(b"0\r\n\r\n")
+    answer = post(account, "/once/it")
+    assert (answer.status, answer.problem["done"]) == (409, True)
+    wait_kept(account, answer=False)
+    assert counted() == 1
+    account.ended(5, None)
+
+
 @pytest.mark.parametrize(
     ("route", "answer", "cost", "reason"),
     [
