@@ -61,7 +61,8 @@ bench: install ## Side by side with nginx, Envoy and a plain proxy
 lock: ## Pin every dependency anew, with hashes
 	$(BIN)/python -m pip install --quiet pip-tools
 	$(BIN)/pip-compile -q --generate-hashes --strip-extras --allow-unsafe --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --output-file requirements/runtime.txt pyproject.toml
-	$(BIN)/pip-compile -q --generate-hashes --strip-extras --allow-unsafe --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --extra test --extra check --constraint requirements/runtime.txt --output-file requirements/dev.txt pyproject.toml requirements/build.in
+	$(BIN)/pip-compile -q --generate-hashes --strip-extras --allow-unsafe --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --extra otel --extra test --extra check --constraint requirements/runtime.txt --output-file requirements/dev.txt pyproject.toml requirements/build.in
+	$(BIN)/pip-compile -q --generate-hashes --strip-extras --allow-unsafe --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --extra otel --constraint requirements/dev.txt --output-file requirements/otel.txt pyproject.toml
 	echo setuptools | $(BIN)/pip-compile -q --generate-hashes --strip-extras --allow-unsafe --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --constraint requirements/dev.txt --output-file requirements/build.txt -
 
 .PHONY: help install run test test-browser torture check fix docs bench lock

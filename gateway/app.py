@@ -56,6 +56,7 @@ from gateway.upstreams.rpc import RpcClient
 if TYPE_CHECKING:
     from gateway.billing.desk import OrderDesk
     from gateway.billing.service import Billing
+    from gateway.telemetry import Telemetry
 
 logger = logging.getLogger("gateway")
 
@@ -227,11 +228,12 @@ class Gateway:
         stack.callback(deadlines.close)
         deadlines.watch(self._metrics)
         stack.callback(self._metrics.close)
+        telemetry = _open_telemetry(config, self._metrics, deadlines, stack)
         database = self._database = await _open_database(config, stack)
         provider = await _open_provider(config, database, deadlines, stack, self._metrics, self._readiness)
         if self._intake is not None:
             self._intake.backlog = provider.journal
-        ids = RequestIds()
+        ids = telemetry.ids if telemetry is not None else RequestIds()
         billing = await _open_billing(config, provider, database, stack)
         planes = ControlPlanes(provider, database, billing, ids=ids, metrics=self._metrics)
         access_logs = AccessLogs(deadlines, stack)
@@ -239,13 +241,26 @@ class Gateway:
         stack.push_async_callback(snapshots.aclose)
         stack.push_async_callback(planes.aclose)
         first = snapshots.current
-        endpoint = Endpoint(first.routes, provider, first.heads, ids, self._metrics, first.access_log, first.control)
+        trace = telemetry.trace if telemetry is not None else None
+        endpoint = Endpoint(
+            first.routes, provider, first.heads, ids, self._metrics, first.access_log, first.control, trace
+        )
         stack.push_async_callback(endpoint.aclose)
-        self._endpoint, self._live = endpoint, Live(snapshots, endpoint, access_logs)
+        self._endpoint, self._live = endpoint, Live(snapshots, endpoint, access_logs, telemetry)
         self._metrics.collect_gauges(lambda: gauges(self._readiness, snapshots.current.upstreams, loop))
         if billing is not None:
             self._metrics.collect_gauges(lambda: [(name, (), count) for name, count in billing.counts.items()])
         self._readiness.set("database", True)
+
+
+def _open_telemetry(config: Config, metrics: Metrics, deadlines: Deadlines, stack: AsyncExitStack) -> Telemetry | None:
+    if config.telemetry is None:
+        return None
+    from gateway.telemetry import Telemetry  # the SDK is large: only who wants it waits for it
+
+    telemetry = Telemetry(config, config.telemetry, metrics, deadlines)
+    stack.push_async_callback(telemetry.aclose)
+    return telemetry
 
 
 async def _open_database(config: Config, stack: AsyncExitStack) -> Database:

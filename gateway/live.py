@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable
 from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING
 
 from gateway.config.masking import secrets_of
 from gateway.config.tree import Config
@@ -15,6 +16,9 @@ from gateway.observe.logs import is_json, redact_anew, set_level
 from gateway.observe.redaction import Redaction
 from gateway.proxy.endpoint import Endpoint
 from gateway.snapshot import Snapshot, Snapshots
+
+if TYPE_CHECKING:
+    from gateway.telemetry import Telemetry
 
 
 class AccessLogs:
@@ -46,10 +50,13 @@ class AccessLogs:
 class Live:
     """Swaps the snapshot that new calls go by."""
 
-    def __init__(self, snapshots: Snapshots, endpoint: Endpoint, access_logs: AccessLogs) -> None:
+    def __init__(
+        self, snapshots: Snapshots, endpoint: Endpoint, access_logs: AccessLogs, telemetry: Telemetry | None
+    ) -> None:
         self.snapshots = snapshots
         self._endpoint = endpoint
         self._access_logs = access_logs
+        self._telemetry = telemetry
 
     def commit(self, snapshot: Snapshot) -> None:
         before, after = self.snapshots.current.config, snapshot.config
@@ -57,6 +64,8 @@ class Live:
         secrets = {*secrets_of(before), *secrets_of(after)}
         redact_anew(secrets)
         self._access_logs.take(after, secrets)
+        if self._telemetry is not None:
+            self._telemetry.take(after, secrets)
         if before.log.level != after.log.level:
             set_level(after.log.level)
         self.snapshots.commit(snapshot)

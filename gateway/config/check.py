@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from pydantic import SecretStr
 
 from gateway.config.address import check_base_url, check_page_url
+from gateway.config.installation import lacks_otel
 from gateway.config.problem import Finding, Path, did_you_mean
 from gateway.config.route_path import RoutePath, check_prefix
 from gateway.config.tree import (
@@ -25,6 +26,7 @@ from gateway.config.tree import (
     RouteSection,
     SettledCost,
     StripeSection,
+    TelemetrySection,
     UpstreamSection,
 )
 from gateway.permissions import PermissionQuery
@@ -40,6 +42,9 @@ _NOT_FOR_COSTS = frozenset(
 _EVERY_HOST = ("0.0.0.0", "::")  # noqa: S104 - compared with, not bound
 _ORIGIN = re.compile(r"https?://(?:[a-z0-9.-]+|\[[0-9a-f:.]+\])(?::[1-9][0-9]{0,4})?")
 """RFC 6454 section 6.2, as browsers write it: compared letter by letter."""
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_HEADER_VALUE = re.compile(r"[!-~](?:[ -~]*[!-~])?")
+_EXPORTERS_OWN = ("content-type", "content-length", "content-encoding", "transfer-encoding", "host", "connection")
 _BEATS_MIN = 3
 """A process may miss a beat or two without being taken for dead: that would end holds that are in use."""
 
@@ -57,6 +62,7 @@ def check(config: Config) -> list[Finding]:
         *_check_ties(config.routes),
         *_check_billing(config),
         *_check_notifications(config.notifications),
+        *_check_telemetry(config.telemetry),
     ]
 
 
@@ -337,6 +343,27 @@ def _check_notifications(section: NotificationsSection | None) -> Iterator[Findi
         length = 0
     if not 24 <= length <= 64:
         yield Finding(("notifications", "secret"), "expected whsec_ and 24 to 64 bytes in base64")
+
+
+def _check_telemetry(section: TelemetrySection | None) -> Iterator[Finding]:
+    if section is None:
+        return
+    at: Path = ("telemetry",)
+    if lacks_otel():
+        yield Finding(
+            at, "needs OpenTelemetry, which is not installed: pip install 'credit-gateway[otel]'", at_key=True
+        )
+    yield from _url_finding((*at, "otlp_endpoint"), section.otlp_endpoint)
+    for name, value in section.headers.items():
+        header: Path = (*at, "headers", name)
+        if not _HEADER_NAME.fullmatch(name):
+            yield Finding(header, "not the name of a header", at_key=True)
+        elif name.lower() in _EXPORTERS_OWN:
+            yield Finding(header, "says how the export is sent, and is not to be chosen", at_key=True)
+        elif not _HEADER_VALUE.fullmatch(value.get_secret_value()):
+            yield Finding(header, "a header's value is visible ASCII, with no space at its ends")
+    if not (section.traces or section.metrics):
+        yield Finding(at, "neither traces nor metrics: take this out", None, ((*at, "traces"), (*at, "metrics")))
 
 
 def _url_finding(path: Path, url: str, *, query_allowed: bool = False) -> Iterator[Finding]:

@@ -13,6 +13,7 @@ from gateway.config.tree import Config, PackSection, RouteSection, Section
 
 LIVE = (
     *("routes", "upstreams", "identity", "credits.signup_credits", "log.level", "log.access", "log.access_sample"),
+    "telemetry.sample",
     *("server.trusted_proxies", "server.body_max_bytes", "server.watch_config", "server.timing_headers", "admin.hosts"),
 )
 """What may change while the gateway runs, with all that is below it. All else is bound to sockets, processes, the

@@ -320,6 +320,25 @@ class NotificationsSection(Section):
     """Longest wait for an answer."""
 
 
+class TelemetrySection(Section):
+    """OpenTelemetry: traces and metrics for a collector, by OTLP over HTTP. Needs the extra `otel`."""
+
+    otlp_endpoint: Annotated[str, Field(examples=["http://collector:4318"])]
+    """The collector's address. /v1/traces and /v1/metrics are put behind it."""
+    headers: dict[str, Secret] = Field(default_factory=dict)
+    """Sent with each export: what the collector wants to see. Over http:// anybody on the way can read them."""
+    service_name: Text = "credit-gateway"
+    """What this gateway is called there (service.name)."""
+    traces: bool = True
+    """A span for each sampled call of a route, and one for its upstream."""
+    sample: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.01
+    """The share of calls whose trace begins here that are traced. Of all others their caller has decided."""
+    metrics: bool = True
+    """What /metrics shows."""
+    metrics_interval_seconds: Annotated[float, Field(ge=1, le=3_600, allow_inf_nan=False)] = 60
+    """How often metrics are sent."""
+
+
 class LogSection(Section):
     """What is written to standard error."""
 
@@ -352,3 +371,5 @@ class Config(Section):
     notifications: NotificationsSection | None = None
     """Signed webhooks to the app (Standard Webhooks). Absent: it is told nothing."""
     log: LogSection = Field(default_factory=LogSection)
+    telemetry: TelemetrySection | None = None
+    """OpenTelemetry. Absent: nothing is exported."""

@@ -19,7 +19,6 @@ from json.encoder import encode_basestring_ascii
 from queue import SimpleQueue
 from random import random
 from typing import TYPE_CHECKING
-from urllib.parse import unquote
 
 from gateway.observe.logs import utc
 
@@ -29,12 +28,6 @@ if TYPE_CHECKING:
     from gateway.observe.redaction import Redaction
 
 _LOGGER = "gateway.access"
-
-PATH_MAX_BYTES = 1_024
-"""What is shown of a path: it is the caller's to write, and is searched for secrets on the loop's time."""
-
-SHOWN_PATH_BYTES = 1_024
-"""As much of a path is written: callers choose its length, and looking for secrets in it takes time on the loop."""
 
 _JSON = (
     '{"time":"%s.%03dZ","level":"info","logger":"gateway.access","request_id":"%s","method":"%s","path":%s,'
@@ -129,7 +122,7 @@ class AccessLog:
                 (now - second) * 1000,
                 request_id,
                 method,
-                self._shown(path),
+                encode_basestring_ascii(self._redaction.path(path)).replace("\x7f", "\\u007f"),
                 status,
                 encode_basestring_ascii(route),
                 encode_basestring_ascii(key_id),
@@ -169,20 +162,6 @@ class AccessLog:
         if self._writer.wait_idle(timeout_seconds):
             self.flush()
         self._writer.close(max(0.0, give_up_at - time.monotonic()))
-
-    def _shown(self, path: bytes) -> str:
-        path = path.partition(b"?")[0]
-        if len(path) > PATH_MAX_BYTES:
-            # Between segments: half a secret may not look like one.
-            path = path[: path.rfind(b"/", 0, PATH_MAX_BYTES) + 1] + b"..."
-        text = self._redaction.text(path.decode("latin-1"))
-        if "%" in text:
-            # An upstream reads `%5F` as `_`, and so would whoever reads the log.
-            spelled_out = unquote(text, "latin-1")
-            redacted = self._redaction.text(spelled_out)
-            if redacted != spelled_out:
-                text = redacted
-        return encode_basestring_ascii(text).replace("\x7f", "\\u007f")
 
     def _report_of_dropped(self) -> str:
         count = self.dropped - self._reported_dropped

@@ -38,9 +38,13 @@ class Exposition:
         registry.register(self)
         return content_type, encode(registry)
 
+    def numbers(self) -> Numbers:
+        """Those of all workers together."""
+        return together(self._read_everyone())
+
     def collect(self) -> Iterator[MetricFamily]:
         """What the Prometheus client's registry asks for."""
-        numbers = together(self._read_everyone())
+        numbers = self.numbers()
         series: dict[str, list[tuple[tuple[str, ...], Value]]] = {name: [] for name in FAMILIES}
         for (name, labels), value in (*numbers.counts.items(), *numbers.gauges.items()):
             series[name].append((labels, value))

@@ -120,6 +120,12 @@ FAMILIES: dict[str, Family] = {
     "config_last_reload_timestamp_seconds": Family(
         "gauge", "When the config in force was read, as Unix time.", over_workers="max"
     ),
+    "spans": Family(
+        "counter",
+        "Spans of sampled calls (`telemetry`), by what became of them: exported, refused (the collector did not take"
+        " them in time), no_room (too many waited).",
+        ("result",),
+    ),
     "ready": Family("gauge", "1 if every worker is ready to take calls.", over_workers="min"),
     "workers": Family("gauge", "Live worker processes."),
 }

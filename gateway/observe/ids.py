@@ -57,6 +57,30 @@ class RequestIds:
         return b"00-%032x-%016x-00" % (self._random_bits(128) or 1, span_id)
 
 
+class SamplingIds(RequestIds):
+    """The same, for who traces calls: of the traces that begin here the share `sample` is sampled."""
+
+    __slots__ = ("sample",)
+
+    def __init__(self, sample: float) -> None:
+        super().__init__()
+        self.sample = sample
+
+    def next_traceparent(self, inbound: bytes | None = None) -> bytes:
+        """As before, but a new trace may be sampled. Of a trace that goes on, its caller has decided.
+
+        By the trace id, as OpenTelemetry's samplers do: so others who sample the same share take the same traces.
+        """
+        sent = super().next_traceparent(inbound)
+        is_new = inbound is None or not continues(inbound, sent)
+        return sent[:-1] + b"1" if is_new and int(sent[19:35], 16) < self.sample * 2.0**64 else sent
+
+
+def is_sampled(traceparent: bytes) -> bool:
+    """Whether its flags say so. Only for what `next_traceparent` made."""
+    return traceparent[54] in b"13"
+
+
 def continues(inbound: bytes, outbound: bytes) -> bool:
     """Whether the traceparent we send carries on the trace that the caller sent."""
     return inbound[3:35] == outbound[3:35]

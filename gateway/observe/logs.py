@@ -32,7 +32,7 @@ _LEVEL_WORDS = {
     logging.CRITICAL: "fatal",
 }
 
-_QUIET = ("httpx", "httpcore", "hpack", "sqlalchemy", "alembic", "stripe", "asyncio")
+_QUIET = ("httpx", "httpcore", "hpack", "sqlalchemy", "alembic", "stripe", "asyncio", "urllib3")
 """Libraries that say too much below WARNING: URLs with queries, SQL with its values."""
 
 _ROUTED = ("uvicorn", "uvicorn.error", "uvicorn.access", "uvicorn.asgi")

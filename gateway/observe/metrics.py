@@ -9,6 +9,8 @@ back: a worker killed between two writes takes at most its last second's counts 
 from __future__ import annotations
 
 import logging
+import os
+import time
 from collections import Counter as Counts
 from collections import defaultdict
 from typing import TYPE_CHECKING
@@ -38,6 +40,10 @@ class Metrics:
         self._flush_seconds = flush_seconds
         self._shared = SharedCounts(directory) if directory is not None else None
         self._flush_failed = False
+        self.begun_at = time.time() if self._shared is None else self._shared.begun_at
+        """Since when is counted, by all workers."""
+        self.place = str(directory or os.getpid())
+        """What the workers that count together have in common."""
         self._routes: dict[str, RouteMetrics] = {}
         self._counters: dict[Key, Counter] = {}
         self._histograms: dict[Key, Histogram] = {}
@@ -104,6 +110,11 @@ class Metrics:
             return Exposition(self._shared.read_all)
         numbers = self._numbers()
         return Exposition(lambda: [numbers])
+
+    @property
+    def is_speaker(self) -> bool:
+        """Whether it is ours to tell others the numbers of all workers unasked: of them, one is."""
+        return self._shared is None or self._shared.is_first
 
     def close(self) -> None:
         """Share the last counts and leave: our gauges vanish."""

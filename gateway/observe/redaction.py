@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 REDACTED = "[redacted]"
 _KEEP_LEAD = rf"\g<lead>{REDACTED}"
+
+PATH_MAX_BYTES = 1_024
+"""As much of a path is shown: callers choose its length, and looking for secrets in it takes time on the loop."""
 
 _EXACT_LENGTH_MIN = 6
 """Shorter configured values would blank out ordinary words."""
@@ -74,6 +78,21 @@ class Redaction:
             text = _FOREIGN.sub(_KEEP_LEAD, text)
         if "eyj" in lower:
             text = _JWT.sub(_KEEP_LEAD, text)
+        return text
+
+    def path(self, path: bytes) -> str:
+        """A raw path to show: without its query, not too long, without secrets."""
+        path = path.partition(b"?")[0]
+        if len(path) > PATH_MAX_BYTES:
+            # Between segments: half a secret may not look like one.
+            path = path[: path.rfind(b"/", 0, PATH_MAX_BYTES) + 1] + b"..."
+        text = self.text(path.decode("latin-1"))
+        if "%" in text:
+            # An upstream reads `%5F` as `_`, and so would whoever reads the log.
+            spelled_out = unquote(text, "latin-1")
+            redacted = self.text(spelled_out)
+            if redacted != spelled_out:
+                text = redacted
         return text
 
     def fields(self, fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -86,6 +86,16 @@ class SharedCounts:
             everyone.append(numbers)
         raise AssertionError
 
+    @property
+    def is_first(self) -> bool:
+        """Whether no worker at a place before ours lives. Of the living, one is, whoever dies."""
+        return all(_is_free(self._directory / f"{place}.lock") for place in range(self._place))
+
+    @property
+    def begun_at(self) -> float:
+        """When the first worker of all took its place. Nobody ever writes to its lock."""
+        return (self._directory / "0.lock").stat().st_mtime
+
     def close(self) -> None:
         """Leave the place to a successor. The counts stay."""
         os.close(self._lock)

@@ -21,7 +21,7 @@ class Call:
     `verdict` is what became of the credits: settled, kept (until the cost is known), free, public, released:<why>,
     replayed (answered as before, at no cost) or refused:<slug>; `released` is the why, one of few words. `cost` is what
     was kept so far. `counted_key`: the API key, where the call counts in its route's concurrency. `once`: where it has
-    an Idempotency-Key that its route honours.
+    an Idempotency-Key that its route honours. `traceparent`: as it went upstream.
     """
 
     __slots__ = (
@@ -39,6 +39,7 @@ class Call:
         "route",
         "started_at",
         "status",
+        "traceparent",
         "upstream_at",
         "verdict",
     )
@@ -56,6 +57,7 @@ class Call:
         self.bytes_sent = 0
         self.address_quota: Quota | None = None
         self.counted_key = b""
+        self.traceparent = b""
         self.cost = 0
         self.released = ""
         self.verdict = ""

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 from asyncio import CancelledError
+from collections.abc import Callable
 from functools import partial
 from time import perf_counter
 from typing import Any
@@ -21,13 +22,7 @@ from typing import Any
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.credits.provider import CreditsProvider, Hold
-from gateway.errors import (
-    CreditsUnavailable,
-    GatewayError,
-    InternalError,
-    NoRoute,
-    UpstreamError,
-)
+from gateway.errors import CreditsUnavailable, GatewayError, InternalError, NoRoute, UpstreamError
 from gateway.idempotency_key import read_idempotency_key
 from gateway.observe.access_log import AccessLog
 from gateway.observe.ids import RequestIds, continues
@@ -67,6 +62,7 @@ class Endpoint:
         metrics: Metrics,
         access_log: AccessLog | None = None,
         fallback: ASGIApp | None = None,
+        trace: Callable[[Call, Scope, float], None] | None = None,
     ) -> None:
         self._routes = routes
         self._provider = provider
@@ -75,6 +71,7 @@ class Endpoint:
         self._metrics = metrics
         self._access_log = access_log
         self._fallback = fallback
+        self._trace = trace
         self._apart = Apart()
 
     def swap(
@@ -176,7 +173,7 @@ class Endpoint:
     def _complete(self, call: Call, route: Route, request: UpstreamRequest, head: RequestHead, scope: Scope) -> None:
         """Put into the request what only the gateway may say: who calls, and where it goes."""
         headers = request.headers
-        traceparent = self._ids.next_traceparent(head.traceparent)
+        call.traceparent = traceparent = self._ids.next_traceparent(head.traceparent)
         headers += ((b"x-request-id", call.request_id.encode("ascii")), (b"traceparent", traceparent))
         if head.tracestate and head.traceparent is not None and continues(head.traceparent, traceparent):
             headers += head.tracestate
@@ -368,10 +365,7 @@ class Endpoint:
         route = call.route
         if call.counted_key and route is not None and route.concurrency is not None:
             route.concurrency.end(call.counted_key)
-        if route is None:
-            if self._access_log is None or call.verdict is HANDED_ON:
-                return
-        else:
+        if route is not None:
             charged = call.cost if call.verdict == "settled" else 0
             route.metrics.observe(
                 scope["method"],
@@ -383,6 +377,10 @@ class Endpoint:
             )
             if call.released:
                 route.metrics.release(call.released, route.cost)
+        elif call.verdict is HANDED_ON:
+            return
+        if self._trace is not None:
+            self._trace(call, scope, now)
         if self._access_log is not None:
             self._access_log.add(
                 call.request_id,
