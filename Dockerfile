@@ -8,8 +8,10 @@ FROM ${BASE} AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 WORKDIR /build
 RUN python -m venv /opt/gateway && python -m venv /opt/build
-COPY requirements/runtime.txt requirements/build.txt requirements/
-RUN /opt/gateway/bin/python -m pip install --require-hashes --only-binary :all: -r requirements/runtime.txt \
+# `otel` has what `telemetry` in the config needs, too.
+ARG REQUIREMENTS=runtime
+COPY requirements/${REQUIREMENTS}.txt requirements/build.txt requirements/
+RUN /opt/gateway/bin/python -m pip install --require-hashes --only-binary :all: -r requirements/${REQUIREMENTS}.txt \
     && /opt/build/bin/python -m pip install --require-hashes --only-binary :all: -r requirements/build.txt
 COPY pyproject.toml README.md LICENSE ./
 COPY gateway gateway

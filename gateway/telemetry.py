@@ -31,7 +31,7 @@ from gateway.proxy.spans import Spans
 
 logger = logging.getLogger("gateway.telemetry")
 
-FLUSH_SECONDS = 3.0
+FLUSH_SECONDS = 2.0
 """How long the drain waits for the collector to take what is left."""
 
 
@@ -39,8 +39,6 @@ class Telemetry:
     """`ids` are those by which calls are sampled; `trace` is told of each call that ended, None without traces."""
 
     def __init__(self, config: Config, section: TelemetrySection, metrics: Metrics, deadlines: Deadlines) -> None:
-        # It says for each try, in words with addresses in them, what otlp.py says once.
-        logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
         headers = {name: value.get_secret_value() for name, value in section.headers.items()}
         collector = Collector(section.otlp_endpoint, headers)
         resource = Resource(

@@ -114,7 +114,8 @@ class Expectations:
                 found = branch.get("items")
             else:
                 patterns = branch.get("patternProperties", {})
-                found = branch.get("properties", {}).get(step) or next(iter(patterns.values()), None)
+                any_other = branch.get("additionalProperties")  # False where the section is closed
+                found = branch.get("properties", {}).get(step) or next(iter(patterns.values()), any_other)
             if found:
                 return self._resolved(found)
         return {}

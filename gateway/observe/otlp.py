@@ -2,7 +2,8 @@
 
 Imported only where the config has a section `telemetry`, in the worker, after the fork: threads don't survive one. A
 collector that is down, or slow, takes room in a queue that has a bound, and no more: what finds none is dropped and
-counted. The environment is not asked: neither for a proxy or a .netrc (`trust_env`), nor by the SDK's own variables.
+counted. The environment is not asked for a proxy, a .netrc or headers; of the SDK's own variables only those of TLS
+certificates count (OTEL_EXPORTER_OTLP_CERTIFICATE, …).
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ REQUEST_SECONDS = 10.0
 """Longest time for one export, its retries included."""
 QUEUE_MAX = 2_048
 """Spans that may wait, those under way included."""
+_SDK_HEADERS = ("content-type", "user-agent", "Content-Encoding")
 BATCH_MAX = 512
 BATCH_SECONDS = 2.0
 """A batch is sent when it is full, or after so long."""
@@ -41,10 +43,9 @@ class Collector:
     headers: Mapping[str, str] = field(repr=False)
 
     def exporting(self, path: str, session: Session) -> dict[str, Any]:
-        """What both exporters are told, all of it: what they are not told they look up in the environment."""
+        """What both exporters are told: what they are not told they look up in the environment."""
         return {
             "endpoint": self.url.rstrip("/") + path,
-            "headers": dict(self.headers),
             "timeout": REQUEST_SECONDS,
             "compression": Compression.Gzip,
             "session": session,
@@ -54,9 +55,12 @@ class Collector:
 class Session(requests.Session):
     """Goes to the collector and nowhere else, and says in the log when `what` is not taken, and when it is again."""
 
-    def __init__(self, what: str) -> None:
+    def __init__(self, what: str, headers: Mapping[str, str]) -> None:
         super().__init__()
         self.trust_env = False
+        # The SDK says for each try what is said here once.
+        logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
+        self._own_headers = dict(headers)
         self._what = what
         self._problem = ""
         self._said = ""
@@ -64,7 +68,10 @@ class Session(requests.Session):
     def begin(self) -> None:
         self._problem = "it can't be encoded"
 
-    def request(self, *args: Any, **options: Any) -> Any:
+    def request(self, *args: Any, **options: Any) -> requests.Response:
+        # The SDK's may have some of the environment among them.
+        told = options["headers"]
+        options["headers"] = {name: told[name] for name in _SDK_HEADERS if name in told} | self._own_headers
         try:
             response = super().request(*args, **options)
         except Exception as error:
@@ -89,7 +96,7 @@ class CountingExporter(SpanExporter):
     def __init__(self, collector: Collector, metrics: Metrics) -> None:
         self.taken = 0
         """Spans that are out of the queue."""
-        self._session = Session("spans")
+        self._session = Session("spans", collector.headers)
         self._exporter = OTLPSpanExporter(**collector.exporting("/v1/traces", self._session))
         self._exported = metrics.counter("spans", "exported")
         self._refused = metrics.counter("spans", "refused")
@@ -151,7 +158,7 @@ class MetricSender:
     """The SDK's exporter of metrics."""
 
     def __init__(self, collector: Collector) -> None:
-        self._session = Session("metrics")
+        self._session = Session("metrics", collector.headers)
         options = collector.exporting("/v1/metrics", self._session)
         self._exporter = OTLPMetricExporter(**options)
 

@@ -70,6 +70,8 @@ def test_what_is_live_exists():
         ("database: {url: 'sqlite:///a.db'}\n", "database: {url: 'sqlite:///b.db'}\n"),
         ("admin: null\n", "admin: {port: 7}\n"),
         ("log: {format: line}\n", "log: {format: json}\n"),
+        ("", "telemetry: {otlp_endpoint: 'http://collector'}\n"),
+        ("telemetry: {otlp_endpoint: 'http://a'}\n", "telemetry: {otlp_endpoint: 'http://b'}\n"),
     ],
 )
 def test_what_is_bound_to_the_process_is_not_live(old, new):

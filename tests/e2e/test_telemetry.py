@@ -104,7 +104,7 @@ def test_a_call_is_a_span_between_its_callers_and_its_upstreams(tmp_path):
             assert told["http.response.status_code"] == 402
 
             assert len(collector.spans) == 5  # and of nothing else
-            assert {headers["x-collector-key"] for headers in collector.headers} == {SECRET}
+            assert {headers["X-Collector-Key"] for headers in collector.headers} == {SECRET}
 
 
 def test_of_the_traces_that_begin_here_a_share_is_sampled_and_it_may_change_while_calls_run(tmp_path):

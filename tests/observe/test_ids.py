@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.observe.ids import RequestIds, continues
+from gateway.observe.ids import RequestIds, SamplingIds, continues, is_sampled
 
 TRACE = b"0af7651916cd43dd8448eb211c80319c"
 SPAN = b"b7ad6b7169203331"
@@ -149,3 +149,20 @@ def test_spans_and_new_traces_never_repeat():
     ids = RequestIds()
     made = [ids.next_traceparent() for _ in range(5000)]
     assert len({one[3:35] for one in made}) == len({one[36:52] for one in made}) == 5000
+
+
+@pytest.mark.parametrize(("sample", "least", "most"), [(0, 0, 0), (0.25, 400, 600), (1, 2000, 2000)])
+def test_of_new_traces_a_share_is_sampled(sample, least, most):
+    ids = SamplingIds(sample)
+    sampled = [one for one in (ids.next_traceparent(b"nonsense") for _ in range(2000)) if is_sampled(one)]
+    assert least <= len(sampled) <= most
+    assert all(NEW_SHAPE.fullmatch(one) and int(one[19:35], 16) < sample * 2**64 for one in sampled)
+
+
+@pytest.mark.parametrize("sample", [0, 1])
+@pytest.mark.parametrize(("flags", "is_so"), [(b"00", False), (b"01", True), (b"02", False), (b"03", True)])
+def test_of_a_trace_that_goes_on_the_caller_has_decided(sample, flags, is_so):
+    outbound = SamplingIds(sample).next_traceparent(VALID[:-2] + flags)
+    assert outbound[53:] == flags
+    assert is_sampled(outbound) == is_so
+    assert continues(VALID, outbound)
