@@ -10,7 +10,7 @@ WORKDIR /build
 RUN python -m venv /opt/gateway && python -m venv /opt/build
 # `otel` has what `telemetry` in the config needs, too.
 ARG REQUIREMENTS=runtime
-COPY requirements/${REQUIREMENTS}.txt requirements/build.txt requirements/
+COPY requirements/runtime.txt requirements/otel.txt requirements/build.txt requirements/
 RUN /opt/gateway/bin/python -m pip install --require-hashes --only-binary :all: -r requirements/${REQUIREMENTS}.txt \
     && /opt/build/bin/python -m pip install --require-hashes --only-binary :all: -r requirements/build.txt
 COPY pyproject.toml README.md LICENSE ./

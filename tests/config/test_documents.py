@@ -35,10 +35,13 @@ def leaves(schema, definitions, path=()):
             yield from leaves(branch, definitions, path)
     for key, child in [*schema.get("properties", {}).items(), *schema.get("patternProperties", {}).items()]:
         yield from leaves(child, definitions, (*path, key))
+    names = schema.get("additionalProperties") or {}
+    if names:
+        yield from leaves(names, definitions, (*path, "<any>"))
     if "items" in schema:
         yield from leaves(schema["items"], definitions, (*path, "[]"))
     is_section = any("$ref" in branch for branch in schema.get("anyOf", ())) and "cost" not in path
-    if not is_section and not {"properties", "patternProperties", "items"} & set(schema):
+    if not is_section and not names and not {"properties", "patternProperties", "items"} & set(schema):
         yield path, schema
 
 

@@ -87,6 +87,7 @@ def test_no_secret_is_built_in():
         "PIP_DISABLE_PIP_VERSION_CHECK",
         "PIP_NO_CACHE_DIR",
         "PYTHONDONTWRITEBYTECODE",
+        "REQUIREMENTS",
         "TMPDIR",
     }
 
