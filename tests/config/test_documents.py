@@ -37,7 +37,7 @@ def leaves(schema, definitions, path=()):
         yield from leaves(child, definitions, (*path, key))
     names = schema.get("additionalProperties") or {}
     if names:
-        yield from leaves(names, definitions, (*path, "<any>"))
+        yield from leaves(names, definitions, (*path, "[]"))
     if "items" in schema:
         yield from leaves(schema["items"], definitions, (*path, "[]"))
     is_section = any("$ref" in branch for branch in schema.get("anyOf", ())) and "cost" not in path

@@ -44,9 +44,10 @@ def test_a_changed_secret_is_told_and_not_shown():
 def test_the_masked_config_has_no_secret_of_the_config():
     unkey = "credits: {provider: unkey, unkey: {api_id: api_1, root_key: unkey_abcdefgh}}\n"
     database = "database: {url: 'sqlite:///with-a-secret.db'}\n"
-    config = parse_config((CONFIG + unkey + database).encode(), {})
+    telemetry = "telemetry: {otlp_endpoint: 'http://x', headers: {X-Key: the-collectors-token}}\n"
+    config = parse_config((CONFIG + unkey + database + telemetry).encode(), {})
     secrets = list(secrets_of(config))
-    assert len(secrets) == 3
+    assert len(secrets) == 4
     shown = str(masked(config))
     assert [secret for secret in secrets if secret in shown] == []
     assert masked("https://user:word@host/hook?token=x") == f"https://{MASK}@host/hook?{MASK}"
