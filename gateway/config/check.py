@@ -1,7 +1,7 @@
 """Checks across fields: what a single value can't say about itself.
 
-Pure: a Config in, findings out. Nothing is opened, resolved or changed. A finding never quotes a URL, for it may hold
-a password.
+A Config in, findings out. Nothing is opened, resolved or changed; what is installed is looked at where it matters. A
+finding never quotes a URL, for it may hold a password.
 """
 
 from __future__ import annotations
