@@ -64,6 +64,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=8, help="length of a timed run (default 8)")
     parser.add_argument("--warm-up", type=float, default=2, help="seconds of load before each timed run (default 2)")
     parser.add_argument("--connections", type=int, default=32, help="calls in flight (default 32)")
+    parser.add_argument("--keys", type=int, default=1, help="API keys of the gateway's own that call (default 1)")
     parser.add_argument("--lonely-seconds", type=float, default=3, help="of one call at a time, a round (default 3)")
     parser.add_argument("--only-lonely", action="store_true", help="measure nothing but one call at a time")
     parser.add_argument("--retries", type=int, default=2, help="of a run that other programs disturbed (default 2)")
@@ -112,7 +113,7 @@ def _measure(
             if {"gateway", "gateway-unkey", "gateway-postgres"} & set(names)
             else []
         )
-        bench = Bench(tools, servers, directory, core_proxy, core_load, upstream_port, stub_port, command)
+        bench = Bench(tools, servers, directory, core_proxy, core_load, upstream_port, stub_port, command, options.keys)
         everybody = [PROXIES[name](bench) if name in PROXIES else UNPROXIED[name](bench, upstream) for name in names]
         for one in everybody:
             check_answer(one.label, one.target)
@@ -180,6 +181,7 @@ def _setting(options: argparse.Namespace, tools: Tools) -> dict[str, object]:
         "seconds": options.seconds,
         "warm_up": options.warm_up,
         "connections": options.connections,
+        "keys": options.keys,
         "lonely_seconds": options.lonely_seconds,
         "processor": report.processor(),
         "date": datetime.now(UTC).date().isoformat(),

@@ -18,7 +18,7 @@ from pathlib import Path
 from benchmarks.load import BODY, Target
 from benchmarks.postgres import start_postgres
 from benchmarks.processes import Server, Servers, Unusable, free_port, wait_listening
-from benchmarks.sold import create_key
+from benchmarks.sold import create_key, create_keys
 from benchmarks.tools import Tools
 
 PATH = "/v1/personas"
@@ -54,6 +54,7 @@ class Bench:
     upstream: int
     stub: int
     gateway_command: list[str]
+    keys: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +101,8 @@ def start_verify(bench: Bench, upstream: Server) -> Running:
     return Running("verify", "verify stub alone", target, upstream)
 
 
-def _target(port: int, api_key: str = "") -> Target:
-    return Target(f"http://127.0.0.1:{port}{PATH}", api_key)
+def _target(port: int, api_key: str = "", keys: Path | None = None) -> Target:
+    return Target(f"http://127.0.0.1:{port}{PATH}", api_key, keys=keys)
 
 
 def start_nginx(bench: Bench) -> Running:
@@ -158,7 +159,7 @@ def start_envoy(bench: Bench) -> Running:
 def start_gateway(bench: Bench) -> Running:
     """The gateway as it is delivered: keys and credits in its own database."""
     setting = _gateway_setting(bench, "gateway", {"provider": "local"})
-    return _start_gateway(bench, "credit-gateway", setting, create_key(bench.gateway_command, setting.config))
+    return _start_local(bench, "credit-gateway", setting)
 
 
 def start_gateway_unkey(bench: Bench) -> Running:
@@ -173,8 +174,7 @@ def start_gateway_postgres(bench: Bench) -> Running:
     url = start_postgres(bench.servers, bench.directory / "postgres", bench.core_load)
     setting = _gateway_setting(bench, "gateway-postgres", {"provider": "local"}, url)
     subprocess.run([*bench.gateway_command, "migrate", "-c", str(setting.config)], check=True, capture_output=True)
-    api_key = create_key(bench.gateway_command, setting.config)
-    return _start_gateway(bench, "credit-gateway on PostgreSQL", setting, api_key)
+    return _start_local(bench, "credit-gateway on PostgreSQL", setting)
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,11 +208,20 @@ def _gateway_setting(bench: Bench, name: str, credits: dict[str, object], url: s
     return _Setting(name, port, config, database)
 
 
-def _start_gateway(bench: Bench, label: str, setting: _Setting, api_key: str) -> Running:
+def _start_local(bench: Bench, label: str, setting: _Setting) -> Running:
+    """With as many keys as are asked for."""
+    api_key, keys = create_key(bench.gateway_command, setting.config), None
+    if bench.keys > 1:
+        keys = setting.config.with_name("keys")
+        create_keys(setting.config, bench.keys, keys)
+    return _start_gateway(bench, label, setting, api_key, keys)
+
+
+def _start_gateway(bench: Bench, label: str, setting: _Setting, api_key: str, keys: Path | None = None) -> Running:
     command = [*bench.gateway_command, "serve", "-c", str(setting.config)]
     server = bench.servers.start(setting.name, command, core=bench.core_proxy)
     wait_listening(server, setting.port)
-    return Running(setting.name, label, _target(setting.port, api_key), server, setting.database)
+    return Running(setting.name, label, _target(setting.port, api_key, keys), server, setting.database)
 
 
 def start_plain(bench: Bench) -> Running:

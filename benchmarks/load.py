@@ -52,12 +52,14 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What is called, and with what: `body` is posted where there is one. `answer` is what must come back."""
+    """What is called, and with what: `body` is posted where there is one. `answer` is what must come back. `keys` is a
+    file of further API keys, one a line: each call then carries one of them, picked at random."""
 
     url: str
     api_key: str = ""
     body: str = ""
     answer: bytes = BODY
+    keys: Path | None = None
 
 
 def check_answer(name: str, target: Target) -> None:
@@ -94,7 +96,12 @@ def run_wrk(load: Load, target: Target, seconds: float, servers: Sequence[Server
             str(SCRIPT),
             target.url,
         ],
-        env={**os.environ, "BENCH_API_KEY": target.api_key, "BENCH_BODY": target.body},
+        env={
+            **os.environ,
+            "BENCH_API_KEY": target.api_key,
+            "BENCH_BODY": target.body,
+            "BENCH_KEYS": str(target.keys or ""),
+        },
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

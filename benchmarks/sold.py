@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
 import subprocess
 import time
 from collections.abc import Sequence
@@ -11,6 +13,8 @@ from pathlib import Path
 from sqlalchemy import Connection, create_engine, make_url, text
 
 from benchmarks.processes import Unusable
+from gateway.app import open_provider
+from gateway.config.load import load_config
 
 CREDITS = 1_000_000_000
 SETTLE_TIMEOUT_SECONDS = 5.0
@@ -29,6 +33,17 @@ def create_key(gateway_command: Sequence[str], config: Path) -> str:
     return api_key
 
 
+def create_keys(config: Path, count: int, file: Path) -> None:
+    """So many keys, in a file of theirs. By one process: the command takes a second for each."""
+
+    async def create() -> list[str]:
+        async with open_provider(load_config(config, os.environ)) as provider:
+            return [(await provider.create("bench", credits=CREDITS))[0] for _ in range(count)]
+
+    file.touch(mode=0o600)
+    file.write_text("\n".join(asyncio.run(create())) + "\n")
+
+
 def check_spent(database: str, answered: int, in_flight: int) -> int:
     """The credits spent according to the ledger, which must be those of the calls answered.
 
@@ -43,15 +58,16 @@ def check_spent(database: str, answered: int, in_flight: int) -> int:
             time.sleep(0.05)
         spent = -_number(connection, "SELECT coalesce(sum(amount), 0) FROM entries WHERE kind = 'spend'")
         is_local = not _number(connection, "SELECT count(unkey_id) FROM keys")
-        left = _number(connection, "SELECT balance - held FROM keys")
+        left = _number(connection, "SELECT sum(balance - held) FROM keys")
+        given = _number(connection, "SELECT count(*) FROM keys") * CREDITS
     if open_holds:
         raise Unusable(f"{open_holds} holds are still open {SETTLE_TIMEOUT_SECONDS:.0f} s after the last call")
     if not answered <= spent <= answered + in_flight:
         raise Unusable(
             f"{answered} calls were answered (and up to {in_flight} cut off), but {spent} credits were spent"
         )
-    if is_local and left != CREDITS - spent:
-        raise Unusable(f"the key has {left} credits left of {CREDITS} after spending {spent}")
+    if is_local and left != given - spent:
+        raise Unusable(f"the keys have {left} credits left of {given} after spending {spent}")
     return spent
 
 

@@ -1,5 +1,5 @@
 -- The key comes from the environment, not from the arguments, which every user of the machine can read.
--- No request() or response() function: wrk then sends one prepared request and only counts.
+-- No request() or response() function, but where there are many keys: wrk then sends one prepared request and only counts.
 local key = os.getenv("BENCH_API_KEY")
 if key and key ~= "" then
   wrk.headers["Authorization"] = "Bearer " .. key
@@ -8,6 +8,19 @@ local body = os.getenv("BENCH_BODY")
 if body and body ~= "" then
   wrk.method, wrk.body = "POST", body
   wrk.headers["Content-Type"] = "application/json"
+end
+local keys = os.getenv("BENCH_KEYS")
+if keys and keys ~= "" then
+  local requests = {}
+  function init(_)
+    for each in io.lines(keys) do
+      wrk.headers["Authorization"] = "Bearer " .. each
+      requests[#requests + 1] = wrk.format()
+    end
+  end
+  function request()
+    return requests[math.random(#requests)]
+  end
 end
 
 function done(summary, latency, requests)
