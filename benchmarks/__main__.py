@@ -80,6 +80,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         options.lonely_seconds = min(options.lonely_seconds, 2.0)
     if options.only_lonely and options.write_docs:
         parser.error("--write-docs needs both tables: leave out --only-lonely")
+    if options.write_docs and options.keys > 1:
+        parser.error("--write-docs is for one key: leave out --keys")
     return options
 
 

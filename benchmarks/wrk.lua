@@ -1,5 +1,5 @@
 -- The key comes from the environment, not from the arguments, which every user of the machine can read.
--- No request() or response() function, but where there are many keys: wrk then sends one prepared request and only counts.
+-- Without a request() and a response() function wrk sends one prepared request and only counts; many keys need the first.
 local key = os.getenv("BENCH_API_KEY")
 if key and key ~= "" then
   wrk.headers["Authorization"] = "Bearer " .. key
