@@ -14,7 +14,7 @@ journal. So the rate is the process's best whatever that is, and nothing has to 
 late as they are. Who has waited there for longer than WAIT_LONG_SECONDS is refused when the overload begins.
 
 *At what cost?* Refusals get REFUSAL_SHARE of the time, oldest first and none before PATIENCE_SECONDS; the others wait,
-and the newest of them is let in when there is room again, if he is fresh (the others would not be served in time). Each
+and the newest of them is let in when there is room again (the oldest has waited too long to be served in time). Each
 connection waits with one request only, so callers who ask again at once can't have more of the process than that.
 
 A turn is measured by a callback that comes up in the next one, once in PROBE_SECONDS while requests come. Nothing here
@@ -49,8 +49,6 @@ ALLOWANCE_MAX_SECONDS = 0.002
 LENGTH = re.compile(rb"(?<=\r\n)content-length: ?([0-9]{1,9})\r\n")
 PATIENCE_SECONDS = 0.05
 """How long a request waits for room before it is refused: what comes at the same moment is not yet too much."""
-FRESH_SECONDS = 0.02
-"""Who has waited for longer is not let in any more: he would be answered late, and keep out somebody who would not."""
 LOOK_SECONDS = 0.001
 REFUSALS_PER_LOOK = 16
 """So many at a time: the turn of the loop must stay short."""
@@ -163,8 +161,8 @@ class Intake:
 
     def _look_at_held(self) -> None:
         """Let in the newest as far as there is room, and refuse the oldest for as long as refusals may take."""
-        held, fresh = self._held, time.monotonic() - FRESH_SECONDS
-        while held and held[-1][0] > fresh and self._count_running() < self._calls_max and self._has_room():
+        held = self._held
+        while held and self._count_running() < self._calls_max and self._has_room():
             held.pop()[1].on_admitted()
         self._refuse_held()
         if held:

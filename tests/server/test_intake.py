@@ -137,22 +137,6 @@ def test_under_overload_as_many_begin_as_the_journal_keeps_up_with(app):
         wait_until(lambda: callers[0].send(GET).response()[0] == 200 and not intake.is_overloaded)
 
 
-@pytest.mark.parametrize(("fresh_seconds", "status"), [(60, 200), (0, 503)])
-def test_of_those_who_wait_only_who_came_just_now_is_let_in(app, monkeypatch, fresh_seconds, status):
-    """Whoever has waited for long would be answered late, and keep out somebody who would not."""
-    monkeypatch.setattr("gateway.server.intake.PATIENCE_SECONDS", 0.3)
-    monkeypatch.setattr("gateway.server.intake.FRESH_SECONDS", fresh_seconds)
-    app.open()
-    with serving(app) as server:
-        intake = server.listener.intake
-        intake.backlog = queue = Queue(pending=AHEAD_MAX)
-        server.in_loop(setattr, intake, "is_overloaded", True)
-        caller = server.call(GET)
-        wait_until(lambda: intake._held)
-        queue.pending = 0
-        assert caller.response()[0] == status
-
-
 def test_who_leaves_before_he_is_told_is_no_trouble(app, full):
     for _ in range(50):
         full.call(GET).close(reset=True)
