@@ -26,7 +26,7 @@ from gateway.credits.pending import Batch, oldest
 from gateway.credits.provider import Hold, Policy
 from gateway.database.failure import Kind, kind_of
 from gateway.deadlines import NEVER, Deadlines
-from gateway.errors import CreditsUnavailable, Overloaded
+from gateway.errors import CreditsUnavailable
 
 logger = logging.getLogger("gateway.credits")
 
@@ -115,15 +115,6 @@ class Journal:
         self._plan_flush(is_alone=self._has_ended and not self.holds_open)
         self._has_ended = False
         return take.future
-
-    def shed(self, waited_seconds: float) -> None:
-        """Refuse the holds that have waited for longer. Those with the thread are beyond it."""
-        late = self._loop.time() - waited_seconds
-        for take in self._waiting.takes:
-            if take.since > late:
-                break
-            if not take.future.done():
-                take.future.set_exception(Overloaded("Try again later."))
 
     def end(self, hold: Hold, kept: int | None, reason: str | None, claim: Claim | None = None) -> asyncio.Future[None]:
         """End the hold (kept None: mark it answered). From here on it happens, whoever still waits for it."""

@@ -10,9 +10,6 @@ wait who wait for the journal. A burst is over within STRAIN_SECONDS; a queue th
 *How many, then?* As many as keep the journal and the loop busy: AHEAD_MAX that have begun and are not yet through the
 journal. So the rate is the process's best whatever that is, and nothing has to be tuned.
 
-*And those who came before it was known?* They wait in the journal ahead of everybody, and would make all others as
-late as they are. Who has waited there for longer than WAIT_LONG_SECONDS is refused when the overload begins.
-
 *At what cost?* Refusals get REFUSAL_SHARE of the time, oldest first and none before PATIENCE_SECONDS; the others wait,
 and the newest of them is let in when there is room again (the oldest has waited too long to be served in time). Each
 connection waits with one request only, so callers who ask again at once can't have more of the process than that.
@@ -65,18 +62,12 @@ class Backlog(Protocol):
     def waited_seconds(self) -> float:
         """How long the oldest of the last to get through had waited."""
 
-    def shed(self, waited_seconds: float) -> None:
-        """Refuse those who want to begin and have waited for longer."""
-
 
 class NoBacklog:
     """Nothing waits."""
 
     pending = 0
     waited_seconds = 0.0
-
-    def shed(self, waited_seconds: float) -> None:
-        """Nobody has."""
 
 
 class Intake:
@@ -134,7 +125,6 @@ class Intake:
             self._strained_since = 0.0
             self._refused_at = self._loop.time()
             self.is_overloaded = True
-            backlog.shed(WAIT_LONG_SECONDS)
 
     # --- under overload ---------------------------------------------------------------------------------------------
 

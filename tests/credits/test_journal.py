@@ -12,7 +12,7 @@ import pytest
 
 from gateway.credits.batch import Transaction
 from gateway.deadlines import NEVER
-from gateway.errors import CreditsUnavailable, Overloaded
+from gateway.errors import CreditsUnavailable
 from tests.credits.conftest import locked, until
 
 
@@ -347,30 +347,3 @@ def test_closing_is_bounded_while_a_commit_hangs_and_does_not_sign_off(ledger, r
 
     run(main())
     ledger.audit()
-
-
-def test_under_overload_whoever_has_waited_too_long_for_a_hold_is_refused_and_nothing_is_taken_for_him(
-    ledger, run, monkeypatch
-):
-    monkeypatch.setattr("gateway.credits.journal.LOCK_WAIT_MS", 10_000)  # so the first stays with the thread
-
-    async def main():
-        async with ledger.provider() as provider:
-            secret, key = await provider.create("u", credits=100)
-            with locked(ledger):
-                first = asyncio.ensure_future(provider.hold(secret.encode(), 1, "/x", "r0"))
-                await until(lambda: provider.journal.pending)
-                old = [asyncio.ensure_future(provider.hold(secret.encode(), 1, "/x", f"old{n}")) for n in range(3)]
-                await asyncio.sleep(0.05)
-                new = asyncio.ensure_future(provider.hold(secret.encode(), 1, "/x", "new"))
-                await asyncio.sleep(0)
-                provider.journal.shed(0.04)
-                refusals = await asyncio.gather(*old, return_exceptions=True)
-                assert [type(refusal) for refusal in refusals] == [Overloaded] * 3
-                assert not new.done()
-            held = [await first, await new]
-            await asyncio.gather(*(provider.settle(hold, 1) for hold in held))
-            assert (await provider.balance(key.key_id)).available == 98
-        ledger.audit()
-
-    run(main())
