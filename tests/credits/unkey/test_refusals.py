@@ -124,7 +124,7 @@ def test_rotating_waits_for_calls_of_the_old_secret_so_that_nothing_they_took_is
 
 def test_a_flood_of_one_unknown_key_costs_unkey_one_call(ledger, run):
     async def main():
-        async with ledger.provider() as provider:
+        async with ledger.patient_provider() as provider:
             for _ in range(2):
                 outcomes = await asyncio.gather(
                     *(hold(provider, "gw_unknown", 1, f"r{n}") for n in range(1_000)), return_exceptions=True
