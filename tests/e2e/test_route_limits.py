@@ -121,7 +121,7 @@ def test_a_call_that_takes_longer_than_its_route_allows_is_given_up_and_free(ser
 def test_calls_over_the_limit_of_all_are_refused_at_once_and_health_is_not(served, upstream):
     async def crowd():
         async with contextlib.AsyncExitStack() as stack:
-            callers = [await stack.enter_async_context(await Caller.open(served.port)) for _ in range(520)]
+            callers = [await stack.enter_async_context(await Caller.open(served.port)) for _ in range(560)]
             seen = len(upstream.seen)
             for caller in callers:
                 caller.send(asking(served.secret, "slow", "slow"))
