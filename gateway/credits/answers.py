@@ -7,7 +7,6 @@ go before records: of a call whose answer is gone it is still known that it was 
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
 from functools import partial
 
@@ -16,7 +15,6 @@ from sqlalchemy import Connection, Select, Table, delete, func, or_, select, upd
 from gateway.credits.claims import Claim
 from gateway.database.engine import Database
 from gateway.database.tables import answers
-from gateway.errors import CreditsUnavailable
 
 logger = logging.getLogger("gateway.credits")
 
@@ -24,7 +22,6 @@ ANSWERS_MAX_BYTES = 1 << 30
 """All answers together. Beyond it the oldest are forgotten; their records stay."""
 RECORDS_MAX = 1_000_000
 """All records together, of about 200 bytes each beside the answer. Beyond it the oldest are forgotten."""
-PRUNE_SECONDS = 60.0
 PRUNE_MAX = 500
 """Rows changed in one transaction, for holds wait as long as it lasts."""
 
@@ -44,8 +41,7 @@ def find(connection: Connection, claim: Claim) -> bytes | None:
 
 
 class Pruner:
-    """Forgets what is old or too much. Called by every beat of the heart; looks once in a while. `holds`: the table of
-    them that says whether a call still runs."""
+    """Forgets what is old or too much. `holds`: the table of them that says whether a call still runs."""
 
     def __init__(
         self,
@@ -61,16 +57,6 @@ class Pruner:
         self._now_ms = now_ms
         self._answers_max_bytes = answers_max_bytes
         self._records_max = records_max
-        self._due = 0.0
-
-    async def prune(self) -> None:
-        if time.monotonic() < self._due:
-            return
-        self._due = time.monotonic() + PRUNE_SECONDS
-        try:
-            await self.forget()
-        except CreditsUnavailable:
-            pass  # The heart says when the database does not answer; these rows can wait.
 
     async def forget(self) -> None:
         """In steps of PRUNE_MAX rows. Raises CreditsUnavailable."""

@@ -21,6 +21,7 @@ from gateway.errors import GatewayError
 logger = logging.getLogger("gateway.credits")
 
 SIGN_OFF_SECONDS = 2.0
+CHORE_SECONDS = 60.0
 RETRY_SECONDS = 1.0
 """Between two beats while the database takes none: who sees us not ready is to see soon that we are again."""
 
@@ -29,7 +30,8 @@ class Heart:
     """Beats for one provider. `instance` is the number under which this process owns holds now; 0 before `open`.
 
     `read_orphans` finds open holds without a living owner; `on_health` hears when the database stops taking holds, and
-    when it takes them again; `chore` is what else is done at each beat.
+    when it takes them again; `chores` are what else is done once in CHORE_SECONDS. They have a task of their own, for
+    there may be much to do, and a process that beats late is taken for dead: others end its holds.
     """
 
     def __init__(
@@ -41,7 +43,7 @@ class Heart:
         dead_after_seconds: float,
         on_health: Callable[[bool, str], None] | None = None,
         on_commit: Callable[[int], None] | None = None,
-        chore: Callable[[], Awaitable[None]] | None = None,
+        chores: Sequence[Callable[[], Awaitable[None]]] = (),
     ) -> None:
         self.instance = 0
         self._database = database
@@ -50,10 +52,10 @@ class Heart:
         self._watch = instances.Watch(time.monotonic, dead_after_seconds)
         self._on_health = on_health
         self._on_commit = on_commit
-        self._chore = chore
+        self._chores = chores
         self._failing = False
         self._journal: Journal | None = None
-        self._task: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
 
     async def open(self, journal: Journal) -> None:
         """Register, open the journal, end what the dead left behind, and begin to beat."""
@@ -61,13 +63,16 @@ class Heart:
         self._journal = journal
         journal.open()
         await self._recover(journal)
-        self._task = asyncio.create_task(self._beat_for_ever(journal), name="heartbeat")
+        self._tasks.append(asyncio.create_task(self._beat_for_ever(journal), name="heartbeat"))
+        if self._chores:
+            self._tasks.append(asyncio.create_task(self._do_chores_for_ever(), name="chores"))
 
     async def aclose(self) -> None:
         """End what is queued, then leave: holds still open become orphans, for a survivor or the next start."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
         try:
             if self._journal is not None and not await self._journal.aclose():
                 raise TimeoutError("a commit is still under way")
@@ -99,14 +104,23 @@ class Heart:
                 await self._beat()
                 self._recovered()
                 await self._recover(journal)
-                if self._chore is not None:
-                    await self._chore()
             except GatewayError as error:
                 self._watch.restart()
                 self.failed(error.cause)
             except Exception:
                 # A heart that stops lets the others bury a living process.
                 logger.exception("the heartbeat failed; going on")
+
+    async def _do_chores_for_ever(self) -> None:
+        while True:
+            for chore in self._chores:
+                try:
+                    await chore()
+                except GatewayError:
+                    pass  # the beat says when the database does not answer; these can wait
+                except Exception:
+                    logger.exception("a chore failed; it is tried again")
+            await asyncio.sleep(CHORE_SECONDS)
 
     async def _beat(self) -> None:
         if await self._database.transaction(lambda connection: instances.beat(connection, self.instance)):

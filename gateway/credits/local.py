@@ -15,7 +15,7 @@ from hashlib import sha256
 
 from sqlalchemy import Connection
 
-from gateway.credits import answers, instances, ledger, sales
+from gateway.credits import answers, instances, ledger, rate_windows, sales
 from gateway.credits.batch import HOLDS, Transaction
 from gateway.credits.checks import check_credits, check_grant, check_name, check_permissions, check_user_id
 from gateway.credits.claims import Claim
@@ -32,7 +32,6 @@ from gateway.credits.provider import (
     Policy,
     Progress,
 )
-from gateway.credits.rate_windows import Pruner
 from gateway.credits.secrets import PREFIX, new_secret
 from gateway.credits.store import open_store
 from gateway.database.engine import Database
@@ -69,7 +68,6 @@ class LocalProvider:
     ) -> None:
         self._database = database
         self._settings = settings
-        self._pruners = Pruner(database, ledger.now_ms), answers.Pruner(database, holds, ledger.now_ms)
         self.heart = Heart(
             database,
             instances.read_orphans,
@@ -77,7 +75,10 @@ class LocalProvider:
             dead_after_seconds=settings.dead_after_seconds,
             on_health=on_health,
             on_commit=on_commit,
-            chore=self._prune,
+            chores=(
+                partial(rate_windows.prune, database, ledger.now_ms),
+                answers.Pruner(database, holds, ledger.now_ms).forget,
+            ),
         )
         self.journal = Journal(
             self._open_transaction,
@@ -224,10 +225,6 @@ class LocalProvider:
 
     async def list_drift(self) -> Sequence[Drift]:
         return await self._database.read(sales.list_drift)
-
-    async def _prune(self) -> None:
-        for pruner in self._pruners:
-            await pruner.prune()
 
     def _open_transaction(self) -> Transaction:
         return Transaction(

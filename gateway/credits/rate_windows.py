@@ -12,7 +12,6 @@ locked out for longer than two windows.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
@@ -22,10 +21,9 @@ from sqlalchemy import Connection, RowMapping, and_, bindparam, delete, or_, sel
 from gateway.credits.store import Place
 from gateway.database.engine import Database
 from gateway.database.tables import rate_windows as table
-from gateway.errors import CreditsUnavailable, RateLimited
+from gateway.errors import RateLimited
 from gateway.quota import Quota
 
-PRUNE_SECONDS = 60.0
 PRUNE_MAX = 1_000
 """Rows deleted in one transaction, for holds wait as long as it lasts."""
 
@@ -96,27 +94,14 @@ class RateWindows:
             values += (*place, window.start, window.count, window.previous)
 
 
-class Pruner:
-    """Deletes rows that count for nothing any more. Called by every beat of the heart; looks once in a while.
+async def prune(database: Database, now_ms: Callable[[], int]) -> None:
+    """Delete rows that count for nothing any more. Raises CreditsUnavailable.
 
     They are looked for in a read, which holds up nobody, and deleted by their primary key: no index on time, which
     every call would pay for.
     """
-
-    def __init__(self, database: Database, now_ms: Callable[[], int]) -> None:
-        self._database = database
-        self._now_ms = now_ms
-        self._due = 0.0
-
-    async def prune(self) -> None:
-        if time.monotonic() < self._due:
-            return
-        self._due = time.monotonic() + PRUNE_SECONDS
-        try:
-            while stale := await self._database.read(partial(find_stale, now=self._now_ms())):
-                await self._database.transaction(partial(delete_stale, stale=stale))
-        except CreditsUnavailable:
-            pass  # The heart says when the database does not answer; these rows can wait.
+    while stale := await database.read(partial(find_stale, now=now_ms())):
+        await database.transaction(partial(delete_stale, stale=stale))
 
 
 def find_stale(connection: Connection, now: int, most: int = PRUNE_MAX) -> Sequence[RowMapping]:

@@ -129,7 +129,7 @@ rate_windows = Table(
     sqlite_with_rowid=False,
 )
 """How many calls of a key a rate limit has let through: `count` since `start` (Unix milliseconds), `previous` in the
-window before. A limit whose window changes counts anew. Rows that say nothing any more are deleted by the heartbeat."""
+window before. A limit whose window changes counts anew. Rows that say nothing any more are deleted now and then."""
 
 requests = Table(
     "requests",

@@ -26,23 +26,19 @@ async def read_body(receive: Receive, content_length: int | None, max_bytes: int
     hundred of them all there are. A body of unknown length may be half of a conversation, so it is never waited for.
     Raises CallerGone, and BodyTooLarge for a body of unknown length that turns out too long; so does the streamed one.
     """
-    pieces: list[bytes] = []
-    total = 0
-    more = True
-    while more:
-        piece, more = await _read_piece(receive)
-        pieces.append(piece)
-        total += len(piece)
-        if total > max_bytes:
-            raise BodyTooLarge(max_bytes)
-        if content_length is None or content_length > WHOLE_MAX_BYTES:
-            break
-    beginning = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+    is_waited_for = content_length is not None and content_length <= WHOLE_MAX_BYTES
+    beginning, more = await _gather(receive, max_bytes, to_end=is_waited_for)
     return StreamedBody(receive, beginning, max_bytes) if more else beginning
 
 
 async def read_whole_body(receive: Receive, max_bytes: int) -> bytes:
     """All of the body. Raises CallerGone, BodyTooLarge."""
+    body, _ = await _gather(receive, max_bytes, to_end=True)
+    return body
+
+
+async def _gather(receive: Receive, max_bytes: int, *, to_end: bool) -> tuple[bytes, bool]:
+    """The body to its end, or its first piece; and whether there is more."""
     pieces: list[bytes] = []
     total = 0
     more = True
@@ -52,7 +48,9 @@ async def read_whole_body(receive: Receive, max_bytes: int) -> bytes:
         total += len(piece)
         if total > max_bytes:
             raise BodyTooLarge(max_bytes)
-    return b"".join(pieces)
+        if not to_end:
+            break
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces), more
 
 
 class StreamedBody:

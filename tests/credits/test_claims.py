@@ -446,13 +446,12 @@ def test_of_too_many_records_the_oldest_go(ledger, run, monkeypatch):
     run(main())
 
 
-def test_the_heart_forgets_what_is_old(ledger, run, monkeypatch):
+def test_a_provider_forgets_what_is_old(ledger, run):
     async def main():
         async with ledger.provider() as provider:
             secret, _ = await provider.create("u", credits=100)
             await fill(provider, secret, 2, keep_ms=0)
-        monkeypatch.setattr(answers, "PRUNE_SECONDS", 0.01)
-        async with ledger.provider(heartbeat_seconds=0.05, dead_after_seconds=60):
+        async with ledger.provider():
             await until(lambda: ledger.count("answers") == 0)
 
     run(main())

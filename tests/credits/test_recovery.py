@@ -8,6 +8,7 @@ import threading
 
 import pytest
 
+from gateway.credits import rate_windows
 from gateway.credits.batch import Transaction
 from gateway.credits.instances import Watch
 from gateway.credits.provider import HoldLost
@@ -55,6 +56,25 @@ def test_holds_of_a_living_process_are_left_alone(ledger, run):
             await asyncio.sleep(1)
             await one.settle(hold, 2)
             assert two.journal.holds_open == 0
+
+    run(main())
+
+
+def test_a_chore_that_takes_its_time_keeps_no_beat_waiting(ledger, run, monkeypatch):
+    """A day's records may be due at once; who beats late meanwhile is taken for dead, and its holds are ended."""
+
+    async def main():
+        begun = asyncio.Event()
+
+        async def goes_on(*_):
+            begun.set()
+            await asyncio.Event().wait()
+
+        monkeypatch.setattr(rate_windows, "prune", goes_on)
+        async with ledger.provider(heartbeat_seconds=0.02):
+            await begun.wait()
+            ((before,),) = ledger.rows("SELECT beat FROM instances")
+            await until(lambda: ledger.rows("SELECT beat FROM instances")[0][0] > before + 2)
 
     run(main())
 

@@ -525,24 +525,36 @@ def test_repeats_are_counted_by_what_they_are_told(account, script, proxy):
     assert found == {"replayed": 2, "other": 1, "not_kept": 1, "running": 1}
 
 
+class Behind:
+    """A call that goes on for as long as it may, in an Apart; its `outer` is the task of whoever sent it."""
+
+    def __init__(self):
+        self.apart, self.told = Apart(), []
+        self._once = Once(b"k", None)
+        self._once.must_finish = True
+
+    async def begin(self):
+        begun = asyncio.Event()
+        self.outer = asyncio.ensure_future(self.apart.run(self._once, self._go_on(begun)))
+        await begun.wait()
+
+    async def _go_on(self, begun):
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError as error:
+            self.told.append(error.args)
+            raise
+
+
 def test_a_drain_at_its_limit_cuts_a_call_at_once_and_not_as_one_whose_caller_left():
     async def main():
-        apart, once, told = Apart(), Once(b"k", None), []
-        once.must_finish = True
-
-        async def call():
-            try:
-                await asyncio.sleep(30)
-            except asyncio.CancelledError as error:
-                told.append(error.args)
-                raise
-
-        outer = asyncio.ensure_future(apart.run(once, call()))
-        await asyncio.sleep(0.01)
-        outer.cancel("the drain's limit")
-        await asyncio.wait([outer])
-        assert told == [("the drain's limit",)]
-        assert not apart._tasks
+        call = Behind()
+        await call.begin()
+        call.outer.cancel("the drain's limit")
+        await asyncio.wait([call.outer])
+        assert call.told == [("the drain's limit",)]
+        assert not call.apart._tasks
 
     asyncio.run(main())
 
@@ -551,23 +563,13 @@ def test_closing_waits_and_then_cuts_what_callers_left_behind(monkeypatch):
     monkeypatch.setattr("gateway.proxy.once.LEAVE_SECONDS", 0.05)
 
     async def main():
-        apart, once, told = Apart(), Once(b"k", None), []
-        once.must_finish = True
-
-        async def call():
-            try:
-                await asyncio.sleep(30)
-            except asyncio.CancelledError as error:
-                told.append(error.args)
-                raise
-
-        outer = asyncio.ensure_future(apart.run(once, call()))
-        await asyncio.sleep(0.01)
-        outer.cancel()
-        await asyncio.wait([outer])
-        assert apart._unattended == 1
-        await apart.aclose()
-        assert told == [("closing",)]  # not as one whose caller has left: he did nothing wrong
-        assert apart._unattended == 0
+        call = Behind()
+        await call.begin()
+        call.outer.cancel()
+        await asyncio.wait([call.outer])
+        assert call.apart._unattended == 1
+        await call.apart.aclose()
+        assert call.told == [("closing",)]  # not as one whose caller has left: he did nothing wrong
+        assert call.apart._unattended == 0
 
     asyncio.run(main())

@@ -81,7 +81,7 @@ class UnkeyProvider:
             dead_after_seconds=settings.dead_after_seconds,
             on_health=on_health,
             on_commit=on_commit,
-            chore=answers.Pruner(database, unkey_holds, ledger.now_ms).prune,
+            chores=(answers.Pruner(database, unkey_holds, ledger.now_ms).forget,),
         )
         self.journal = Journal(
             self._open_transaction,
