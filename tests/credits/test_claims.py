@@ -7,18 +7,14 @@ import os
 import sqlite3
 import threading
 import time
-from itertools import count
-from types import SimpleNamespace
 
 import pytest
 
-from gateway.credits import answers
 from gateway.credits.batch import Transaction
-from gateway.credits.claims import Claim
 from gateway.credits.ledger import now_ms
-from gateway.credits.provider import NO_POLICY, HoldLost, Policy, RateLimit
-from gateway.database.tables import holds, unkey_holds
+from gateway.credits.provider import HoldLost, Policy, RateLimit
 from gateway.errors import CreditsUnavailable, Forbidden, InvalidKey, KeyDisabled, KeyExpired, OutOfCredits, RateLimited
+from tests.credits.claiming import KEEPERS, ask, claim, ledger_of, records_of, take
 from tests.credits.conftest import Ledger, until
 from tests.credits.unkey.harness import UnkeyLedger
 
@@ -26,36 +22,9 @@ CROWD = 200 if os.environ.get("TORTURE") else 25
 """Of each of two processes."""
 
 
-@pytest.fixture(params=["local-sqlite", "local-postgresql", "unkey-sqlite", "unkey-postgresql"])
+@pytest.fixture(params=KEEPERS)
 def ledger(request, database_of):
-    provider, kind = request.param.split("-")
-    return {"local": Ledger, "unkey": UnkeyLedger}[provider](database_of(kind))
-
-
-def claim(name: str = "a", asked: str = "x", keep_ms: int = 60_000) -> Claim:
-    return Claim(name.encode().ljust(32, b"."), asked.encode().ljust(32, b"."), keep_ms)
-
-
-NUMBERS = count()
-
-
-async def take(provider, secret, wanted, cost=3, policy=NO_POLICY):
-    return await provider.hold(secret.encode(), cost, "/x", f"r{next(NUMBERS)}", policy, wanted)
-
-
-async def ask(provider, secret, name="a", cost=3, **rest):
-    """What a call that comes now would find."""
-    wanted = claim(name)
-    hold = await take(provider, secret, wanted, cost, **rest)
-    found = wanted.precedent
-    if found is None:
-        return hold, None
-    answer = await provider.find_answer(wanted) if found.has_answer else None
-    return hold, SimpleNamespace(fingerprint=found.fingerprint, is_done=found.is_done, answer=answer)
-
-
-def records_of(ledger):
-    return ledger.rows("SELECT done, answer FROM answers ORDER BY lookup")
+    return ledger_of(request.param, database_of)
 
 
 def test_a_call_that_runs_is_found_running_and_its_repeat_takes_nothing(ledger, run):
@@ -198,20 +167,21 @@ def test_ends_and_repeats_in_one_commit_know_of_each_other(ledger, run, monkeypa
             one, two = await take(provider, secret, first), await take(provider, secret, failed)
             first.answer = b"sealed"
             # While this one is written the others come, and are the next commit.
-            go_on = threading.Event()
+            entered, go_on = threading.Event(), threading.Event()
             commit, sizes = Transaction.commit, []
 
             def commit_later(self, takes, ends):
+                entered.set()
                 assert go_on.wait(30)
                 sizes.append((len(takes), len(ends)))
                 commit(self, takes, ends)
 
             monkeypatch.setattr(Transaction, "commit", commit_later)
             busy = asyncio.ensure_future(take(provider, secret, None, cost=1))
-            await asyncio.sleep(0.05)
+            await until(entered.is_set)
             ends = [provider.settle(one, 3, None, first), provider.release(two, "5xx")]
             asked = [asyncio.ensure_future(ask(provider, secret, name)) for name in "ab"]
-            await asyncio.sleep(0.05)
+            await until(lambda: len(provider.journal._waiting.takes) == len(asked))
             go_on.set()
             (_, done), (hold, nothing) = await asyncio.gather(*asked)
             assert (2, 2) in sizes
@@ -373,85 +343,5 @@ def test_a_settlement_that_was_given_up_leaves_no_answer(tmp_path, run):
             await provider.release(hold, "test")
             assert (await provider.balance(key.key_id)).available == 10
         ledger.audit()
-
-    run(main())
-
-
-# What is forgotten
-
-
-def pruner(ledger, provider, at=0, **limits):
-    table = unkey_holds if isinstance(ledger, UnkeyLedger) else holds
-    return answers.Pruner(provider._database, table, lambda: now_ms() + at, **limits)
-
-
-async def fill(provider, secret, records, size=100, **rest):
-    for number in range(records):
-        one = claim(f"{number:03}", **rest)
-        hold = await take(provider, secret, one, cost=1)
-        one.answer = b"." * size
-        await provider.settle(hold, 1, None, one)
-        await asyncio.sleep(0.002)  # an age of its own
-
-
-def test_old_records_are_forgotten_in_steps_and_calls_that_run_are_not(ledger, run, monkeypatch):
-    monkeypatch.setattr(answers, "PRUNE_MAX", 2)
-
-    async def main():
-        async with ledger.provider() as provider:
-            secret, _ = await provider.create("u", credits=100)
-            await fill(provider, secret, 5)
-            running = await take(provider, secret, claim("runs"))
-            await pruner(ledger, provider, 59_000).forget()
-            assert ledger.count("answers") == 6
-            await pruner(ledger, provider, 61_000).forget()
-            assert ledger.rows("SELECT done FROM answers") == [(0,)]
-            await provider.release(running, "test")
-            await pruner(ledger, provider, 61_000).forget()
-            assert ledger.count("answers") == 0
-
-    run(main())
-
-
-def test_of_too_many_bytes_the_oldest_answers_go_and_their_records_stay(ledger, run, monkeypatch):
-    monkeypatch.setattr(answers, "PRUNE_MAX", 2)
-
-    async def main():
-        async with ledger.provider() as provider:
-            secret, _ = await provider.create("u", credits=100)
-            await fill(provider, secret, 8)
-            await pruner(ledger, provider, answers_max_bytes=800).forget()
-            assert [answer is not None for _, answer in records_of(ledger)] == [True] * 8
-            await pruner(ledger, provider, answers_max_bytes=350).forget()
-            assert [answer is not None for _, answer in records_of(ledger)] == [False] * 5 + [True] * 3
-            _, found = await ask(provider, secret, "000")
-            assert (found.is_done, found.answer) == (True, None)
-
-    run(main())
-
-
-def test_of_too_many_records_the_oldest_go(ledger, run, monkeypatch):
-    monkeypatch.setattr(answers, "PRUNE_MAX", 2)
-
-    async def main():
-        async with ledger.provider() as provider:
-            secret, _ = await provider.create("u", credits=100)
-            running = await take(provider, secret, claim("runs", keep_ms=0))
-            await fill(provider, secret, 8)
-            await pruner(ledger, provider, records_max=4).forget()
-            left = ledger.rows("SELECT lookup FROM answers ORDER BY lookup")
-            assert [bytes(lookup).rstrip(b".") for (lookup,) in left] == [b"005", b"006", b"007", b"runs"]
-            await provider.release(running, "test")
-
-    run(main())
-
-
-def test_a_provider_forgets_what_is_old(ledger, run):
-    async def main():
-        async with ledger.provider() as provider:
-            secret, _ = await provider.create("u", credits=100)
-            await fill(provider, secret, 2, keep_ms=0)
-        async with ledger.provider():
-            await until(lambda: ledger.count("answers") == 0)
 
     run(main())

@@ -57,3 +57,9 @@ def script(monkeypatch):
         return what
 
     return teach
+
+
+@pytest.fixture
+def counted(upstream):
+    """How many requests the upstream has seen."""
+    return lambda: len(upstream.seen)
