@@ -85,7 +85,7 @@ def test_what_a_caller_left_behind_is_bounded(account, script, counted, proxy, m
     wait_until(counted)
     caller.close()
     account.ended(5, "client_abort")
-    assert not proxy.endpoint._apart._tasks
+    wait_until(lambda: not proxy.endpoint._apart._tasks)
 
 
 def plain_routes(proxy) -> RouteTable:
