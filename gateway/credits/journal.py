@@ -45,6 +45,8 @@ JOIN_SECONDS = 2.0
 """And then for a commit that is under way: a disk that hangs must not keep the process."""
 QUARANTINE_SECONDS_MAX = 60.0
 """Longest pause before an end that SQL refuses is tried again."""
+STALL_SECONDS = 0.5
+"""A commit that takes longer waits for somebody else's: for a lock, for a disk, for a server that is away."""
 RETRY_SECONDS = 0.05
 """Pause before ends are tried again after a commit that failed."""
 
@@ -81,8 +83,8 @@ class Journal:
         self._transaction: Transaction | None = None
         self._committer = Committer(self._commit, loop, self._committed)
         self.holds_open = 0
-        self.waited_seconds = 0.0
-        """How long the oldest hold of the last batch had waited. With `pending` it tells whether there is a queue."""
+        self._commit_began = 0.0
+        self._is_failing = False
         self.deadline = NEVER
 
     def open(self) -> None:
@@ -94,6 +96,13 @@ class Journal:
         """Holds and ends not yet committed."""
         running = self._committing
         return self._waiting.size + len(self._suspects) + (running.size if running else 0)
+
+    @property
+    def is_stalled(self) -> bool:
+        """Whether they wait because the database takes nothing."""
+        if self._is_failing:
+            return True
+        return self._committing is not None and self._loop.time() - self._commit_began > STALL_SECONDS
 
     def take(
         self, key_hash: bytes, cost: int, route: str, request_id: str, policy: Policy, claim: Claim | None = None
@@ -240,6 +249,7 @@ class Journal:
             return
         self._is_quiet = batch.size == 1
         self._committing = batch
+        self._commit_began = self._loop.time()
         if is_alone and self._is_quiet:
             self._committer.commit_at_once(batch)
         else:
@@ -278,6 +288,7 @@ class Journal:
 
     def _committed(self, batch: Batch, failure: Exception | None) -> None:
         self._committing = None
+        self._is_failing = failure is not None
         if failure is None:
             self._succeeded(batch)
         else:
@@ -293,8 +304,6 @@ class Journal:
             self._idle.set_result(None)
 
     def _succeeded(self, batch: Batch) -> None:
-        if batch.takes:
-            self.waited_seconds = self._loop.time() - batch.takes[0].since
         for end in batch.ends:
             self._tell_end(end)
         for take in batch.takes:

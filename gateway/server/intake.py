@@ -1,21 +1,22 @@
-"""Whether a request may begin, or the process has more to do than it can.
+"""The door of the process: how many requests may begin, and who waits, or is refused, when there are more.
 
-Under overload every call that is let in makes all others later, until none is in time. So calls are let in only as
-fast as they are done with, and the rest is told 503 before anything is spent on it.
+More work at once makes all of it later, and under overload until nothing is in time. So what has begun is bounded at
+all times, and the rest waits at the door, where it costs nothing: unparsed, before a key is looked up or a credit is
+held.
 
-*When?* A number of calls says nothing: a thousand that wait for their upstream are no work, a hundred that don't are.
-What tells is delay that stays (CoDel's insight, RFC 8289): how long a turn of the event loop lasts, and how long those
-wait who wait for the journal. A burst is over within STRAIN_SECONDS; a queue that is still there by then stands.
+*How many may begin?* As many as keep the journal and the loop busy: AHEAD_MAX that have begun and are not yet through
+the journal. (Who waits for its upstream is no work, and not counted.) So the rate is the process's best whatever that
+is, and nothing has to be tuned. Where the journal stands still, the database is at fault and not the crowd: then all
+are let in, and the journal tells them.
 
-*How many, then?* As many as keep the journal and the loop busy: AHEAD_MAX that have begun and are not yet through the
-journal. So the rate is the process's best whatever that is, and nothing has to be tuned.
+*Who next?* The oldest, as long as nobody has waited for FIFO_SECONDS: a crowd is served in its order. Then the newest:
+what waits for longer is late already, and would make late whoever comes after it (adaptive LIFO).
 
-*At what cost?* Refusals get REFUSAL_SHARE of the time, oldest first and none before PATIENCE_SECONDS; the others wait,
-and the newest of them is let in when there is room again (the oldest has waited too long to be served in time). Each
-connection waits with one request only, so callers who ask again at once can't have more of the process than that.
-
-A turn is measured by a callback that comes up in the next one, once in PROBE_SECONDS while requests come. Nothing here
-keeps the loop from resting: the thread that commits needs the processor too.
+*Who is refused?* Nobody of a burst, for its end is near. But when the oldest has waited for STAND_SECONDS, and in the
+last WINDOW_SECONDS at least half as many have come as were let in, the queue will not go away by itself: an overload.
+From then on, whoever has waited for PATIENCE_SECONDS is told 503, oldest first, until nobody has and fewer come.
+Refusals get REFUSAL_SHARE of the time. Each connection waits with one request only, so callers who ask again at once
+can't have more of the process than that.
 """
 
 from __future__ import annotations
@@ -31,23 +32,23 @@ if TYPE_CHECKING:
 
     from gateway.server.protocol import HttpProtocol
 
-PROBE_SECONDS = 0.01
-TURN_LONG_SECONDS = 0.01
-"""A turn of the event loop longer than this is a strain; a call takes some ten of them."""
-WAIT_LONG_SECONDS = 0.02
-"""The same for the wait for the journal; with 32 callers at full speed it is 2 ms."""
-STRAIN_SECONDS = 0.1
-"""So long without a moment of ease is an overload; so long without a refusal is its end."""
 AHEAD_MAX = 48
-"""Under overload, calls begun in this turn and changes that wait for the journal: two batches of a good size."""
+"""Calls begun in this turn of the loop and changes that wait for the journal: two batches of a good size."""
+FIFO_SECONDS = 0.05
+STAND_SECONDS = 0.5
+"""How long a burst may last. On the way into an overload, this is how late the first of those too many are told."""
+WINDOW_SECONDS = 0.1
+PATIENCE_SECONDS = 0.05
+"""How long a request waits for room, under overload, before it is refused: what comes at the same moment is not yet too
+much."""
+WAIT_MAX_SECONDS = 2.0
+"""The same at any time."""
 REFUSAL_SHARE = 0.15
 """Of the process's time, at most, for telling callers that there is no room."""
 ALLOWANCE_MAX_SECONDS = 0.002
 LENGTH = re.compile(rb"(?<=\r\n)content-length: ?([0-9]{1,9})\r\n")
-PATIENCE_SECONDS = 0.05
-"""How long a request waits for room before it is refused: what comes at the same moment is not yet too much."""
 LOOK_SECONDS = 0.001
-REFUSALS_PER_LOOK = 16
+REFUSALS_PER_LOOK = 64
 """So many at a time: the turn of the loop must stay short."""
 
 
@@ -59,86 +60,59 @@ class Backlog(Protocol):
         """How many wait."""
 
     @property
-    def waited_seconds(self) -> float:
-        """How long the oldest of the last to get through had waited."""
+    def is_stalled(self) -> bool:
+        """Whether they wait because nothing gets through."""
 
 
 class NoBacklog:
     """Nothing waits."""
 
     pending = 0
-    waited_seconds = 0.0
+    is_stalled = False
 
 
 class Intake:
     """Decides over the requests of one listener. `calls_max` bounds those that run, overload or not."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, calls_max: int, count_running: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        calls_max: int,
+        count_running: Callable[[], int],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.backlog: Backlog = NoBacklog()
         self.is_overloaded = False
         self._loop = loop
         self._calls_max = calls_max
         self._count_running = count_running
-        self._probe_at = 0.0
-        self._turn_began = 0.0
+        self._clock = clock
         self._begun = 0
-        self._strained_since = 0.0
-        self._refused_at = 0.0
+        self._held: deque[tuple[float, HttpProtocol]] = deque()
+        self._is_looking = False
+        self._window_began = 0.0
+        self._came = 0
+        self._let_in = 0
         self._allowance_seconds = 0.0
         self._refilled_at = 0.0
-        self._held: deque[tuple[float, HttpProtocol]] = deque()
 
     def admits(self) -> bool:
         """Whether one more request may begin. On the hot path."""
-        if self._held or self._count_running() >= self._calls_max:
-            return False
-        now = self._loop.time()
-        if self.is_overloaded:
-            return self._admits_under_overload(now)
-        if now >= self._probe_at:
-            self._probe_at = now + PROBE_SECONDS
-            self._loop.call_soon(self._begin_turn)
-        return True
+        return not self._held and self._count_running() < self._calls_max and self._has_room()
 
     def hold(self, caller: HttpProtocol) -> None:
         """Whose request was not admitted: it is when there is room, or it is told when there is time for that."""
-        self._held.append((time.monotonic(), caller))
-        if len(self._held) == 1:
-            self._loop.call_soon(self._look_at_held)
-
-    # --- is there an overload? --------------------------------------------------------------------------------------
-
-    def _begin_turn(self) -> None:
-        # From here on: what is left of the turn in which this was asked for is not a whole one.
-        self._turn_began = time.monotonic()
-        self._loop.call_soon(self._end_turn)
-
-    def _end_turn(self) -> None:
-        now = time.monotonic()
-        backlog = self.backlog
-        has_long_turns = now - self._turn_began > TURN_LONG_SECONDS
-        if not has_long_turns and not (backlog.pending and backlog.waited_seconds > WAIT_LONG_SECONDS):
-            self._strained_since = 0.0
-        elif not self._strained_since:
-            self._strained_since = now
-        elif now - self._strained_since >= STRAIN_SECONDS:
-            self._strained_since = 0.0
-            self._refused_at = self._loop.time()
-            self.is_overloaded = True
-
-    # --- under overload ---------------------------------------------------------------------------------------------
-
-    def _admits_under_overload(self, now: float) -> bool:
-        if not self._has_room():
-            self._refused_at = now
-            return False
-        if now - self._refused_at > STRAIN_SECONDS:
-            self.is_overloaded = False
-        return True
+        now = self._clock()
+        if not self._is_looking:
+            self._is_looking = True
+            self._begin_window(now)
+            self._loop.call_soon(self._look)
+        self._held.append((now, caller))
+        self._came += 1
 
     def _has_room(self) -> bool:
         """For one more, which is counted."""
-        if self._begun + self.backlog.pending >= AHEAD_MAX:
+        if self._begun + self.backlog.pending >= AHEAD_MAX and not self.backlog.is_stalled:
             return False
         if not self._begun:
             self._loop.call_soon(self._begin_anew)
@@ -149,24 +123,57 @@ class Intake:
         """Those who began in the last turn wait for the journal by now, and count there."""
         self._begun = 0
 
-    def _look_at_held(self) -> None:
-        """Let in the newest as far as there is room, and refuse the oldest for as long as refusals may take."""
-        held = self._held
-        while held and self._count_running() < self._calls_max and self._has_room():
-            held.pop()[1].on_admitted()
-        self._refuse_held()
-        if held:
-            self._loop.call_later(LOOK_SECONDS, self._look_at_held)
+    # --- at the door ------------------------------------------------------------------------------------------------
 
-    def _refuse_held(self) -> None:
-        now, began = time.monotonic(), time.thread_time()
+    def _look(self) -> None:
+        held, now = self._held, self._clock()
+        is_full = self._admit_held(now)
+        if held and now - self._window_began >= WINDOW_SECONDS:
+            self._judge(now)
+        if held:
+            self._refuse_held(now, PATIENCE_SECONDS if self.is_overloaded or is_full else WAIT_MAX_SECONDS)
+        if held:
+            self._loop.call_later(LOOK_SECONDS, self._look)
+        else:
+            self._is_looking = self.is_overloaded = False
+
+    def _admit_held(self, now: float) -> bool:
+        """Let in as many as there is room for. Whether as many run as may run at all."""
+        held = self._held
+        is_newest_first = bool(held) and (self.is_overloaded or now - held[0][0] > FIFO_SECONDS)
+        while held:
+            if self._count_running() >= self._calls_max:
+                return True
+            if self.is_overloaded and held[-1][0] < now - PATIENCE_SECONDS:
+                break
+            if not self._has_room():
+                break
+            self._let_in += 1
+            _, caller = held.pop() if is_newest_first else held.popleft()
+            caller.on_admitted()
+        return False
+
+    def _judge(self, now: float) -> None:
+        waited = now - self._held[0][0]
+        if not self.is_overloaded or waited <= PATIENCE_SECONDS:
+            stands = 2 * self._came > self._let_in
+            self.is_overloaded = stands and (self.is_overloaded or waited > STAND_SECONDS)
+        # else whoever is too late by then is told so, however few come meanwhile
+        self._begin_window(now)
+
+    def _begin_window(self, now: float) -> None:
+        self._window_began = now
+        self._came = self._let_in = 0
+
+    def _refuse_held(self, now: float, patience_seconds: float) -> None:
+        """Refuse the oldest for as long as refusals may take."""
+        began = time.thread_time()
         allowance = self._allowance_seconds + (now - self._refilled_at) * REFUSAL_SHARE
         held, self._refilled_at = self._held, now
         if allowance > 0:
             for _ in range(min(REFUSALS_PER_LOOK, len(held))):
-                if held[0][0] > now - PATIENCE_SECONDS:
+                if held[0][0] > now - patience_seconds:
                     break
-                self._refused_at = self._loop.time()
                 held.popleft()[1].on_turned_away()
             allowance = min(allowance, ALLOWANCE_MAX_SECONDS) - (time.thread_time() - began)
         self._allowance_seconds = allowance

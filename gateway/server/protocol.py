@@ -174,10 +174,8 @@ class HttpProtocol(Connection):
             complete = not self._body_remaining
         listener = self.listener
         if not admitted and path not in listener.always:
-            if not complete:
-                self._chunks = None
-                raise Overloaded
-            self._turn_away(data, len(data) - len(rest), to_head=method == "HEAD", keep_alive=framing.keep_alive)
+            keep_alive = framing.keep_alive and complete  # who is refused need not send the rest
+            self._turn_away(data, len(data) - len(rest), to_head=method == "HEAD", keep_alive=keep_alive)
             return
         text = path.decode("ascii")
         scope: Scope = {
@@ -211,7 +209,8 @@ class HttpProtocol(Connection):
         listener.server_state.tasks.add(task)
 
     def _turn_away(self, data: bytes, length: int, *, to_head: bool, keep_alive: bool) -> None:
-        """There is no room now for this request, which is here whole and `length` bytes long."""
+        """There is no room now for this request, of which `length` bytes are here: all, or the connection can't be kept
+        if it is refused."""
         self._turned_away = (length, to_head, keep_alive)
         self._requests += 1
         self._chunks = None

@@ -1,9 +1,10 @@
 """Load that does not wait for answers: `python -m tests.e2e.open_loop '{"port": …, "rate": …}'`, a process of its own.
 
-Requests become due at a fixed rate whatever is still unanswered. A request takes the connection that has been free for
-longest; where there is none it is sent when there is one, and what is never sent is `unsent`. Its time counts from when
-it was sent: how long the gateway takes, not how long the load waited for a connection. Bare sockets and epoll, for the
-load must cost a fraction of what it costs the gateway.
+The connections are made first, and left alone for SETTLE_SECONDS: what is measured is requests, not the opening of
+connections. Then requests become due at a fixed rate whatever is still unanswered. A request takes the connection that
+has been free for longest; where there is none it is sent when there is one, and what is never sent is `unsent`. Its
+time counts from when it was sent: how long the gateway takes, not how long the load waited for a connection. Bare
+sockets and epoll, for the load must cost a fraction of what it costs the gateway.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import time
 from collections import deque
 from dataclasses import asdict, dataclass
 from typing import Any
+
+SETTLE_SECONDS = 0.5
 
 
 @dataclass
@@ -65,6 +68,7 @@ def load(asked: Asked) -> Told:
         one.setblocking(False)
         sockets[one.fileno()] = one
         poller.register(one.fileno(), select.EPOLLIN)
+    time.sleep(SETTLE_SECONDS)
     free = deque(sockets)
     sent_at: dict[int, float] = {}
     times: dict[bytes, list[float]] = {b"200": [], b"503": []}

@@ -5,12 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-import time
 
 import pytest
-import uvloop
 
-from gateway.server.intake import AHEAD_MAX, STRAIN_SECONDS, WAIT_LONG_SECONDS, Intake
+from gateway.server.intake import AHEAD_MAX
 from tests.server.harness import serving, wait_until
 
 GET = b"GET /1 HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -40,9 +38,9 @@ class Gated:
 class Queue:
     """A backlog of the test's own."""
 
-    def __init__(self, pending=0, waited_seconds=0.0):
+    def __init__(self, pending=0, *, is_stalled=False):
         self.pending = pending
-        self.waited_seconds = waited_seconds
+        self.is_stalled = is_stalled
 
 
 @pytest.fixture
@@ -119,18 +117,45 @@ def test_a_malformed_request_is_refused_all_the_same(full):
     )
 
 
-def test_under_overload_as_many_begin_as_the_journal_keeps_up_with(app):
+def test_while_the_journal_is_busy_requests_wait_unread_for_room_and_nobody_is_refused(app):
     app.open()
     with serving(app) as server:
         intake = server.listener.intake
         intake.backlog = queue = Queue(pending=AHEAD_MAX)
-        server.in_loop(setattr, intake, "is_overloaded", True)
+        callers = [server.call(request_) for request_ in (GET, POST, CHUNKED, GET.replace(b"GET", b"HEAD"))]
+        slow = server.call(POST[:-1])
+        wait_until(lambda: server.in_loop(lambda: len(intake._held)) == 5)
+        assert not app.entered
+        slow.send(POST[-1:])
+        queue.pending = 0
+        assert [callers[n].response("HEAD" if n == 3 else "GET")[0] for n in range(4)] == [200] * 4
+        assert slow.response()[0] == 200
+        assert (b"/1", b"hello") in app.entered
+        assert not server.listener.refusals
+
+
+def test_under_overload_who_finds_no_room_is_told_so_until_there_is_some(app):
+    app.open()
+    with serving(app) as server:
+        intake = server.listener.intake
+        intake.backlog = queue = Queue(pending=AHEAD_MAX)
         callers = [server.call(GET) for _ in range(20)]
         assert {caller.response()[0] for caller in callers} == {503}
         assert not app.entered
         queue.pending = 0
         assert callers[0].send(GET).response()[0] == 200
-        wait_until(lambda: callers[0].send(GET).response()[0] == 200 and not intake.is_overloaded)
+        assert not intake.is_overloaded
+
+
+def test_while_nothing_gets_through_the_journal_all_are_let_in_to_hear_why(app):
+    app.open()
+    with serving(app) as server:
+        server.listener.intake.backlog = queue = Queue(pending=1_000)
+        caller = server.call(GET)
+        wait_until(lambda: server.in_loop(lambda: len(server.listener.intake._held)) == 1)
+        queue.is_stalled = True
+        assert caller.response()[0] == 200
+        assert server.call(GET).response()[0] == 200
 
 
 def test_who_leaves_before_he_is_told_is_no_trouble(app, full):
@@ -139,32 +164,3 @@ def test_who_leaves_before_he_is_told_is_no_trouble(app, full):
     assert full.call(GET).response()[0] == 503
     app.open()
     assert full.first.response()[0] == 200
-
-
-def strain(seconds, queue):
-    """Whether a queue that is looked at for so long is an overload."""
-
-    async def look():
-        loop = asyncio.get_running_loop()
-        intake = Intake(loop, 100, lambda: 0)
-        intake.backlog = queue
-        until = time.monotonic() + seconds
-        while time.monotonic() < until and not intake.is_overloaded:
-            assert intake.admits()
-            await asyncio.sleep(0.005)
-        return intake.is_overloaded
-
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(look())
-
-
-def test_a_queue_that_stays_is_an_overload():
-    assert strain(60, Queue(pending=1, waited_seconds=2 * WAIT_LONG_SECONDS))
-
-
-def test_a_burst_is_none():
-    assert not strain(STRAIN_SECONDS / 3, Queue(pending=1_000, waited_seconds=2 * WAIT_LONG_SECONDS))
-
-
-def test_an_old_wait_counts_for_nothing_once_nobody_waits():
-    assert not strain(2 * STRAIN_SECONDS, Queue(pending=0, waited_seconds=2 * WAIT_LONG_SECONDS))
