@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests.authorities import share_authorities
 from tests.database.postgres import PostgresServer
 
 settings.register_profile("quick", max_examples=50, deadline=None)
@@ -21,6 +22,10 @@ settings.load_profile("torture" if os.environ.get("TORTURE") else "quick")
 
 GARBAGE_OBJECTS = 20_000
 """How many new objects let Python look for garbage: a fifth of the tests' time went into looking at 700."""
+
+
+def pytest_configure() -> None:
+    share_authorities()
 
 
 @pytest.hookimpl(wrapper=True)

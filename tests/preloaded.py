@@ -17,12 +17,17 @@ import os
 import runpy
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+import certifi
+
+from tests.authorities import share_authorities
 
 ROOT = Path(__file__).parents[1]
 MODULES = ("gateway.app", "gateway.cli.main", "gateway.cli.stand_in", "gateway.server.serve")
@@ -114,6 +119,8 @@ def _serve(orders: socket.socket) -> str:
     """Fork for each order. Returns in the forked process, with the module that it is to run, and never in this one."""
     for name in MODULES:
         importlib.import_module(name)
+    share_authorities()
+    ssl.create_default_context(cafile=certifi.where())
     gc.collect()
     gc.freeze()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
