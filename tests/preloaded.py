@@ -28,7 +28,6 @@ from typing import Any
 
 import certifi
 
-from gateway.api.build import openapi_document
 from tests.authorities import share_authorities
 
 ROOT = Path(__file__).parents[1]
@@ -121,10 +120,14 @@ def _serve(orders: socket.socket) -> str:
     """Fork for each order. Returns in the forked process, with the module that it is to run, and never in this one."""
     for name in MODULES:
         importlib.import_module(name)
+    from gateway.api.build import openapi_document
+    from gateway.cli.main import command_line
+
     # What the first use makes, each of what is forked would make anew.
     share_authorities()
     ssl.create_default_context(cafile=certifi.where())
     openapi_document()
+    command_line()
     gc.collect()
     gc.freeze()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
