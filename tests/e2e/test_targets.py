@@ -21,7 +21,7 @@ from tests.e2e.target import Target
 
 TARGETS = 5
 CALLERS = 16
-PAUSE_SECONDS = 0.03
+PAUSE_SECONDS = count(6, 3) / 100
 BAD_SECONDS = count(7, 60)
 RETURN_SECONDS = 10
 ADAPTATION_SECONDS = 2
