@@ -98,7 +98,6 @@ def seller(tmp_path_factory):
         Ledger(running.database).audit()
 
 
-@pytest.mark.xdist_group("described")  # one process imports that, and starts a gateway
 @pytest.mark.timeout(count(300, 3600))
 @pytest.mark.parametrize("label", OPERATIONS)
 def test_every_answer_is_one_that_is_described(label, seller):
