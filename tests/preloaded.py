@@ -17,12 +17,18 @@ import os
 import runpy
 import signal
 import socket
+import ssl
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+import certifi
+
+from tests.authorities import share_authorities
 
 ROOT = Path(__file__).parents[1]
 MODULES = ("gateway.app", "gateway.cli.main", "gateway.cli.stand_in", "gateway.server.serve")
@@ -114,6 +120,14 @@ def _serve(orders: socket.socket) -> str:
     """Fork for each order. Returns in the forked process, with the module that it is to run, and never in this one."""
     for name in MODULES:
         importlib.import_module(name)
+    from gateway.api.build import openapi_document
+    from gateway.cli.main import command_line
+
+    # What the first use makes, each of what is forked would make anew.
+    share_authorities()
+    ssl.create_default_context(cafile=certifi.where())
+    openapi_document()
+    command_line()
     gc.collect()
     gc.freeze()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -160,9 +174,27 @@ def _become(order: dict[str, Any], files: list[int]) -> str:
     return str(order["module"])
 
 
+def _leave(told: SystemExit) -> None:
+    """End as an interpreter does, but for taking apart what the parent imported: a quarter of a short life."""
+    if not isinstance(told.code, int | None):
+        raise told
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except OSError:
+        raise told from None
+    os._exit(told.code or 0)
+
+
 if __name__ == "__main__":
     wanted = _serve(socket.socket(fileno=int(sys.argv[1])))
-    if wanted:
-        runpy.run_module(wanted, run_name="__main__", alter_sys=True)
-    else:
-        importlib.import_module("gateway.cli.main").main()
+    try:
+        if wanted:
+            runpy.run_module(wanted, run_name="__main__", alter_sys=True)
+        else:
+            importlib.import_module("gateway.cli.main").main()
+        sys.exit()
+    except SystemExit as told:
+        _leave(told)

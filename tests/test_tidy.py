@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import together
+
 ROOT = Path(__file__).parents[1]
 MODULES = sorted(file for file in (ROOT / "gateway").rglob("*.py") if file.read_text().strip())
 NOT_OURS = {"__pycache__", "data", "build", "dist"}
@@ -61,3 +63,7 @@ def test_functions_are_of_a_size_to_read():
         and (node.end_lineno or 0) - node.lineno >= FUNCTION_LINES_MAX
     ]
     assert long == []
+
+
+def test_each_module_whose_tests_stay_together_exists():
+    assert [module for module in together.MODULES if not (ROOT / module).exists()] == []

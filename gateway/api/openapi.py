@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 from pydantic import BaseModel
@@ -34,6 +35,8 @@ from gateway.errors_reference import EXPLANATIONS, MEMBERS
 from gateway.idempotency_key import HEADER_NAME, KEY_PATTERN
 
 Json = dict[str, Any]
+Side = tuple[type[BaseModel], JsonSchemaMode]
+"""A model as it is taken, or as it is answered."""
 Problems = tuple[type[GatewayError], ...]
 
 ALWAYS: Problems = (BadRequest, InternalError, Overloaded)
@@ -117,14 +120,7 @@ class _Schemas:
     """The JSON Schemas of all models."""
 
     def __init__(self, operations: Sequence[AnyOperation]) -> None:
-        self._references, whole = models_json_schema(
-            list(dict.fromkeys(_models(operations))), ref_template="#/components/schemas/{model}"
-        )
-        self.definitions: dict[str, Json] = whole.get("$defs", {})
-        for schema in self.definitions.values():
-            for part in (schema, *schema.get("properties", {}).values()):
-                part.pop("title", None)
-                part["description"] = " ".join(part["description"].split())
+        self._references, self.definitions = _schemas_of(tuple(dict.fromkeys(_models(operations))))
 
     def reference(self, model: type[BaseModel], mode: JsonSchemaMode) -> Json:
         return self._references[model, mode]
@@ -133,7 +129,19 @@ class _Schemas:
         return self.definitions[self.reference(model, "validation")["$ref"].rpartition("/")[2]]
 
 
-def _models(operations: Sequence[AnyOperation]) -> Iterator[tuple[type[BaseModel], JsonSchemaMode]]:
+@cache
+def _schemas_of(models: tuple[Side, ...]) -> tuple[Mapping[Any, Json], dict[str, Json]]:
+    """References to them, and what they refer to, to be read only: always the same, and most of the document's time."""
+    references, whole = models_json_schema(models, ref_template="#/components/schemas/{model}")
+    definitions: dict[str, Json] = whole.get("$defs", {})
+    for schema in definitions.values():
+        for part in (schema, *schema.get("properties", {}).values()):
+            part.pop("title", None)
+            part["description"] = " ".join(part["description"].split())
+    return references, definitions
+
+
+def _models(operations: Sequence[AnyOperation]) -> Iterator[Side]:
     for operation in operations:
         if isinstance(operation.body, type):
             yield operation.body, "validation"

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from io import TextIOWrapper
+
+import typer.main
 
 from gateway import __version__
 from gateway.cli import config, keys, orders
@@ -51,10 +54,16 @@ def version(as_json: AsJson = False) -> None:
         print(__version__)
 
 
+@cache
+def command_line() -> Callable[..., object]:
+    """All commands and their options, read from the functions once: it takes longer than most commands."""
+    return typer.main.get_command(app)
+
+
 def run(arguments: Sequence[str], wiring: Wiring | None = None) -> int:
     """Run one command; its exit code."""
     return exit_code_of(
-        lambda: app(list(arguments), obj=wiring or Wiring(), prog_name="gateway", standalone_mode=False)
+        lambda: command_line()(list(arguments), obj=wiring or Wiring(), prog_name="gateway", standalone_mode=False)
     )
 
 

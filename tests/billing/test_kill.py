@@ -17,8 +17,6 @@ from tests.billing.mortal import LIVENESS, Life, live
 
 DEATHS = 200 if TORTURE else 6
 SECONDS_TO_LIVE = 30
-pytestmark = pytest.mark.xdist_group("mortal")
-"""Of one worker: the server that forks them takes longer to start than all of them live."""
 
 
 async def spawned(life: Life) -> int:

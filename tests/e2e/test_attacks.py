@@ -33,8 +33,6 @@ AFTERWARDS_SECONDS = 0.1
 """How long a second answer is waited for, where there must be none."""
 CREDITS = 1_000
 
-pytestmark = pytest.mark.xdist_group("attacks")  # one gateway for all
-
 
 @dataclass
 class Exchange:

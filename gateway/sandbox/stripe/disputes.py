@@ -5,10 +5,10 @@ An inquiry (`warning_…`) moves no money unless it becomes a dispute.
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 from gateway.sandbox.stripe.answers import not_now
+from gateway.sandbox.stripe.copying import copied
 from gateway.sandbox.stripe.database import Database, Document, with_metadata
 from gateway.sandbox.stripe.events import Events
 
@@ -67,7 +67,7 @@ class Disputes:
     def respond(self, dispute: Document, asked: dict[str, Any]) -> Document:
         """Metadata and evidence from us; with `submit`, as it is without saying so, the bank looks at it."""
         self._check_open(dispute)
-        before = {"status": dispute["status"], "evidence": copy.deepcopy(dispute["evidence"])}
+        before = {"status": dispute["status"], "evidence": copied(dispute["evidence"])}
         with_metadata(dispute, asked.get("metadata", {}))
         dispute["evidence"].update(asked.get("evidence", {}))
         if asked.get("submit", True) and "evidence" in asked:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+from gateway.sandbox.stripe.copying import copied
 from gateway.sandbox.stripe.database import Database, Document
 
 API_VERSION = "2026-10-28.endive"
@@ -36,9 +36,9 @@ class Events:
 
     def record(self, kind: str, of: Document, previous: dict[str, Any] | None = None) -> Document:
         """`kind` ("charge.refunded") happened to the object; `previous` holds the members that were otherwise."""
-        data: Document = {"object": copy.deepcopy(of)}
+        data: Document = {"object": copied(of)}
         if previous is not None:
-            data["previous_attributes"] = copy.deepcopy(previous)
+            data["previous_attributes"] = copied(previous)
         request = {"id": self.cause.request_id, "idempotency_key": self.cause.idempotency_key}
         event = self._database.new("event", "evt_", type=kind, data=data, api_version=API_VERSION, request=request)
         self._add(event)
@@ -49,7 +49,7 @@ class Events:
     def twin(self, event_id: str) -> Document:
         """The same again under another id, as Stripe at times makes two events of one change."""
         original = self._database.events.get(event_id)
-        event = self._database.new("event", "evt_", **copy.deepcopy(_without_id(original)))
+        event = self._database.new("event", "evt_", **copied(_without_id(original)))
         self._add(event)
         return event
 

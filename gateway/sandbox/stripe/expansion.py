@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from typing import Any
 
 from gateway.sandbox.stripe.answers import invalid
+from gateway.sandbox.stripe.copying import copied
 from gateway.sandbox.stripe.database import Database, Document, Table
 from gateway.sandbox.stripe.listing import page_of
 
@@ -77,7 +77,7 @@ class Expansion:
 
 def _bare(document: Document) -> Document:
     """A copy without the lists that must be asked for."""
-    shown = copy.deepcopy(document)
+    shown: dict[str, Any] = copied(document)
     for one in shown["data"] if shown.get("object") == "list" else [shown]:
         one.pop(_INCLUDED.get(one.get("object", ""), ""), None)
     return shown

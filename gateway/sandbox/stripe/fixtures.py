@@ -5,10 +5,11 @@ The examples fill optional members with whatever fits their type; `LIVING` says 
 
 from __future__ import annotations
 
-import copy
 import json
 from importlib.resources import files
 from typing import Any
+
+from gateway.sandbox.stripe.copying import copied
 
 KINDS = (
     "balance_transaction",
@@ -92,6 +93,6 @@ class Fixtures:
 
     def new(self, kind: str, **members: Any) -> dict[str, Any]:
         """An object of that kind with these members, the others as in the example."""
-        made: dict[str, Any] = copy.deepcopy(self._examples[kind])
+        made: dict[str, Any] = copied(self._examples[kind])
         made.update(members)
         return made

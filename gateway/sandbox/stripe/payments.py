@@ -12,11 +12,11 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from typing import Any
 
 from gateway.sandbox.stripe.answers import CARD_ERROR, Refusal, not_now
+from gateway.sandbox.stripe.copying import copied
 from gateway.sandbox.stripe.customers import Customers
 from gateway.sandbox.stripe.database import Database, Document, new_id
 from gateway.sandbox.stripe.events import Events
@@ -155,7 +155,7 @@ class Payments:
             currency=session["currency"],
             customer=session["customer"],
             description=data.get("description"),
-            metadata=copy.deepcopy(data.get("metadata", {})),
+            metadata=copied(data.get("metadata", {})),
             payment_method_types=session["payment_method_types"],
             receipt_email=data.get("receipt_email"),
             setup_future_usage=data.get("setup_future_usage"),
@@ -177,11 +177,11 @@ class Payments:
             "py_3" if method_type == BANK else "ch_3",
             amount=intent["amount"],
             balance_transaction=None,
-            billing_details=copy.deepcopy(method["billing_details"]),
+            billing_details=copied(method["billing_details"]),
             currency=intent["currency"],
             customer=intent["customer"],
             description=intent["description"],
-            metadata=copy.deepcopy(intent["metadata"]),
+            metadata=copied(intent["metadata"]),
             payment_intent=intent["id"],
             payment_method=method["id"],
             receipt_email=intent["receipt_email"],
@@ -271,7 +271,7 @@ class Payments:
             amount_remaining=0,
             currency=session["currency"],
             customer=session["customer"],
-            metadata=copy.deepcopy(session["metadata"]),
+            metadata=copied(session["metadata"]),
             status="paid",
             subtotal=session["amount_subtotal"],
             total=total,

@@ -6,10 +6,10 @@ last two.
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 from gateway.sandbox.stripe.answers import invalid, not_now
+from gateway.sandbox.stripe.copying import copied
 from gateway.sandbox.stripe.currencies import shown
 from gateway.sandbox.stripe.database import Database, Document, with_metadata
 from gateway.sandbox.stripe.events import Events
@@ -56,7 +56,7 @@ class Refunds:
         return refund
 
     def update(self, refund: Document, asked: dict[str, Any]) -> Document:
-        before = {"metadata": copy.deepcopy(refund["metadata"])}
+        before = {"metadata": copied(refund["metadata"])}
         with_metadata(refund, asked.get("metadata", {}))
         self._changed(refund, before)
         return refund

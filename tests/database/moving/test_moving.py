@@ -22,7 +22,7 @@ from gateway.credits.local import LocalProvider, Settings
 from gateway.credits.secrets import new_secret
 from gateway.database.billing_tables import metadata
 from gateway.database.engine import DatabaseError, open_database
-from gateway.database.moving import importing
+from gateway.database.moving import exporting, importing
 from gateway.database.moving.archive import Archive
 from gateway.database.moving.bookmark import refuse_unfinished
 from gateway.database.moving.failure import MovingFailed
@@ -355,9 +355,10 @@ def test_an_export_of_books_that_do_not_balance_is_refused(source, tmp_path):
 
 
 def test_the_memory_that_is_used_does_not_grow_with_the_books(tmp_path, monkeypatch):
-    monkeypatch.setattr(importing, "BATCH_ROWS", 1_000)
+    monkeypatch.setattr(importing, "BATCH_ROWS", 250)
+    monkeypatch.setattr(exporting, "ROWS_AT_ONCE", 250)
     peaks = []
-    for entries in (4_000, 20_000):
+    for entries in (1_000, 5_000):
         here, file = url_of(tmp_path / f"{entries}.db"), tmp_path / f"{entries}.jsonl"
         asyncio.run(fill(here, keys=10, entries=entries))
         for work, arguments in ((export_to, (here, file)), (import_from, (file, here + "2"))):
