@@ -31,8 +31,8 @@ def it_is_always_noon() -> Iterator[None]:
 
 
 class Books(RuleBasedStateMachine):
-    """`available`, `held` and `spent` per key as the model has them; real holds are kept in a bundle until they end. All
-    is within one day, so what was spent in it is all that was spent."""
+    """`available`, `held` and `spent` per key as the model has them; real holds are kept in a bundle until they end. It
+    is one day, so what was spent in it is all that was spent."""
 
     keys = Bundle("keys")
     holds = Bundle("holds")
