@@ -41,10 +41,7 @@ from gateway.database.tables import HOLDS_PER_INSTANCE
 from gateway.errors import GatewayError, InvalidKey, KeyDisabled, KeyExpired, OutOfCredits
 
 HOLDS = HoldTable(
-    "holds",
-    ("id", "key", "cost", "route", "request_id", "answered", "created_at"),
-    ("id",),
-    ("id", "answered", "created_at"),
+    "holds", ("id", "key", "cost", "route", "request_id", "answered", "created_at"), ("id",), ("id", "answered")
 )
 
 
@@ -175,7 +172,7 @@ class Transaction:
     def _append(found: Found, ends: dict[int, End], changes: Changes, now: int) -> None:
         """One ledger entry per ended hold: what was kept, or 0 and the reason it was given back."""
         keys, changed, values, caps = found.keys, changes.keys, changes.entries, changes.caps
-        for hold_id, answered, taken_at in found.ended:
+        for hold_id, answered in found.ended:
             end = ends[hold_id]
             hold = end.hold
             if answered and end.is_orphan:
@@ -188,7 +185,7 @@ class Transaction:
             if key[BALANCE] is not None:
                 key[BALANCE] -= kept
             if caps is not None:
-                caps.change(number, kept - hold.cost, taken_at)
+                caps.change(number, kept - hold.cost, hold.taken_at)
             entry_id = next(found.entry_ids)
             values += (
                 *(entry_id, number, key[LAST_ENTRY], -kept, key[BALANCE], hold.route, hold.request_id),
@@ -204,7 +201,7 @@ class Transaction:
         hold_id = self._next_hold_id
         for take in takes:
             key = by_hash.get(take.key_hash)
-            refusal = self._refusal(take, key, admission, changes, now)
+            refusal = self._refusal(take, key, admission, claims, caps, now)
             if key is None or refusal is not None:
                 take.outcome = refusal
                 continue
@@ -217,7 +214,7 @@ class Transaction:
                 hold.quota = admission.quota(key, take.policy, take.route)
             if not cost:
                 continue
-            taken_at = now if caps is None else caps.take(number, cost, now)
+            hold.taken_at = taken_at = now if caps is None else caps.take(number, cost, now)
             values += (hold_id, number, cost, take.route, take.request_id, 0, taken_at)
             key[HELD] += cost
             changed[number] = key
@@ -249,7 +246,13 @@ class Transaction:
         return Admission(self._store.read_windows, asked, now) if asked else None
 
     def _refusal(
-        self, take: Take, key: Key | None, admission: Admission | None, changes: Changes, now: int
+        self,
+        take: Take,
+        key: Key | None,
+        admission: Admission | None,
+        claims: Claims | None,
+        caps: CapCounts | None,
+        now: int,
     ) -> GatewayError | None:
         if key is None or key[REVOKED_AT] is not None:
             return InvalidKey()
@@ -261,9 +264,9 @@ class Transaction:
             refusal = admission.refusal(key, take.policy, take.route)
             if refusal is not None:
                 return refusal
-        claims, caps, cost = changes.claims, changes.caps, take.cost
         if claims is not None and take.claim is not None and claims.precede(take.claim):
             return None  # what was done before is not paid again, so it asks for no credits
+        cost = take.cost
         if caps is not None:
             capped = caps.refusal(key[ID], cost)
             if capped is not None:

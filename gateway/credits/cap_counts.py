@@ -5,8 +5,8 @@ it was taken; once they are over there is nothing to give back to. So a count is
 the calls that began in that period.
 
 The counts are rows, read and written in the transaction of the holds, with the key locked: so they are the same for
-every process, and two calls can't both be the last. A hold's row says when it was taken, so whoever ends it, recovery
-too, knows where it counted.
+every process, and two calls can't both be the last. A hold knows when it was taken, and so does its row, for recovery:
+whoever ends it knows where it counted.
 
 Time is the wall clock's. A key's day does not go back: where a clock is behind another's at midnight, what it takes
 counts in the day that has begun. A day that lies farther ahead than the next is forgotten, so that a clock that was

@@ -26,17 +26,21 @@ class Hold:
 
     `available` is what the key can still spend after this hold; None for an unlimited key.
     `id` is 0 where nothing was taken (a free route): such a hold needs no end, and ending it does nothing. `key` is the
-    store's own number of the key. `is_kept`: its answer has begun to reach the caller, so it may no longer be released
-    for the store's sake. `quota` is what is left of the policy's rate limit, where the store tells.
+    store's own number of the key, `taken_at` says when the hold counts for the key's spend caps. `is_kept`: its answer
+    has begun to reach the caller, so it may no longer be released for the store's sake. `quota` is what is left of the
+    policy's rate limit, where the store tells.
     """
 
-    __slots__ = ("available", "cost", "id", "is_kept", "key", "key_id", "quota", "request_id", "route", "user_id")
+    __slots__ = (
+        *("available", "cost", "id", "is_kept", "key", "key_id", "quota", "request_id", "route", "taken_at", "user_id"),
+    )
 
     def __init__(self, id: int, key: int, key_id: str, user_id: str, cost: int, available: int | None) -> None:
         self.id = id
         self.key = key
         self.route = ""
         self.request_id = ""
+        self.taken_at = 0
         self.is_kept = False
         self.key_id = key_id
         self.user_id = user_id

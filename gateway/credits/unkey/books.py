@@ -208,6 +208,6 @@ def read_orphans(connection: Connection, limit: int = 10_000) -> list[Orphan]:
 
 def _hold(row: Row[Any]) -> UnkeyHold:
     hold = UnkeyHold(row.id, row.key, "", "", row.cost, row.key_hash)
-    hold.route, hold.request_id = row.route, row.request_id
+    hold.route, hold.request_id, hold.taken_at = row.route, row.request_id, row.created_at
     hold.cause = "the gateway died before Unkey's answer was written down"
     return hold

@@ -39,8 +39,8 @@ from gateway.errors import GatewayError, InvalidKey, KeyDisabled
 HOLDS = HoldTable(
     "unkey_holds",
     ("id", "key", "key_hash", "cost", "drawn", "asked", "route", "request_id", "answered", "created_at"),
-    ("id", "drawn", "asked", "key", "created_at"),
-    ("id", "answered", "drawn", "asked", "key", "created_at"),
+    ("id", "drawn", "asked", "key"),
+    ("id", "answered", "drawn", "asked", "key"),
 )
 
 
@@ -113,7 +113,8 @@ class UnkeyTransaction(Transaction):
                 key[HELD] += hold.drawn
                 changed[take.number] = key
             values += (hold.id, take.number, take.key_hash, take.cost, hold.drawn, hold.asked)
-            values += (take.route, take.request_id, 0, now if caps is None else caps.take(take.number, cost, now))
+            hold.taken_at = now if caps is None else caps.take(take.number, cost, now)
+            values += (take.route, take.request_id, 0, hold.taken_at)
         self._next_hold_id = hold_id
 
     # Ending
@@ -126,7 +127,7 @@ class UnkeyTransaction(Transaction):
         for end in notes:  # there may be two of a hold, and who waits for either must be told
             if end.hold.id not in open_ids:
                 mark_lost({end.hold.id: end}, ())
-        for hold_id, drawn, asked, number, taken_at in found.looked_at:
+        for hold_id, drawn, asked, number in found.looked_at:
             hold = holds[hold_id]
             assert isinstance(hold, UnkeyHold)
             fresh = hold.debited if asked else 0
@@ -135,12 +136,12 @@ class UnkeyTransaction(Transaction):
                 key[BALANCE] += fresh
                 key[HELD] += fresh
             if changes.caps is not None and not number:
-                changes.caps.change(hold.key, hold.cost, taken_at)
+                changes.caps.change(hold.key, hold.cost, hold.taken_at)
             changes.notes.append((hold.key, drawn + fresh, int(hold.is_answered), hold_id))
 
     def _close(self, found: Found, ends: dict[int, End], changes: Changes, now: int) -> None:
         keys, changed, entries, doubts = found.keys, changes.keys, changes.entries, changes.doubts
-        for hold_id, answered, drawn, asked, number, taken_at in found.ended:
+        for hold_id, answered, drawn, asked, number in found.ended:
             end = ends[hold_id]
             hold = end.hold
             assert isinstance(hold, UnkeyHold)
@@ -157,7 +158,7 @@ class UnkeyTransaction(Transaction):
                 changed[hold.key] = key
             if changes.caps is not None:
                 kept = min(end.kept or 0, hold.cost) if hold.state is State.GRANTED else 0
-                changes.caps.change(hold.key, kept - (hold.cost if number else 0), taken_at)
+                changes.caps.change(hold.key, kept - (hold.cost if number else 0), hold.taken_at)
             if hold.state is State.DOUBTFUL and asked:
                 cause = hold.cause or end.reason
                 doubts += (hold.key, hold.key_hash, asked, hold.route, hold.request_id, cause, now)
