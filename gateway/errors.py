@@ -3,7 +3,7 @@
     GatewayError
     ├── BadRequest 400 ── Invalid 422
     ├── MissingKey, InvalidKey 401 · KeyDisabled, KeyExpired, Forbidden 403
-    ├── OutOfCredits 402 · RateLimited, TooManyAtOnce 429
+    ├── OutOfCredits, SpendCapReached 402 · RateLimited, TooManyAtOnce 429
     ├── NoRoute, NotFound 404 · MethodNotAllowed 405 · Conflict 409 · BodyTooLarge 413 · UriTooLong 414
     ├── UnsupportedMediaType 415 · HeadTooLarge 431
     ├── RequestTimeout 408 · ExpectationFailed 417 · NotImplementedHere 501 · VersionNotSupported 505
@@ -154,6 +154,27 @@ class OutOfCredits(GatewayError):
         detail += f" ({held} more are held by calls in flight)." if held else "."
         super().__init__(
             detail, available=available, held=held, cost=cost, shortfall=cost - available, checkout=checkout
+        )
+
+
+class SpendCapReached(GatewayError):
+    """`cap` is the period, day or month; `resets_at` is when the next begins, in Unix milliseconds.
+
+    No Retry-After: the owner may lift the cap before then, and a client that obeys it may sleep for a month.
+    """
+
+    slug = "spend-cap-reached"
+    status = 402
+    title = "The API key's spend cap is reached"
+
+    def __init__(self, cap: str, limit: int, *, spent: int, cost: int, resets_at: int) -> None:
+        super().__init__(
+            f"This call costs {cost} credits; {spent} of the {limit} that the key may spend in this {cap} are spent.",
+            cap=cap,
+            limit=limit,
+            spent=spent,
+            cost=cost,
+            resets_at=resets_at,
         )
 
 

@@ -39,6 +39,7 @@ from gateway.errors import (
     Overloaded,
     RateLimited,
     RequestTimeout,
+    SpendCapReached,
     TooManyAtOnce,
     UnsupportedMediaType,
     UpstreamError,
@@ -84,6 +85,13 @@ EXPLANATIONS = (
         OutOfCredits(available=3, held=0, cost=5),
         "The key's available credits are less than the route's cost. Nothing was forwarded.",
         "Buy or grant credits. Where `held` is not 0, calls in flight may give some back. Repeating alone won't help.",
+    ),
+    Explanation(
+        SpendCapReached("day", 100, spent=98, cost=5, resets_at=1_893_456_000_000),
+        "The call would bring what the key has spent in this day or month (UTC), calls in flight included, over its"
+        " spend cap. Nothing was forwarded.",
+        "Wait until `resets_at`, or have the key's owner change the cap. Calls in flight may give some back. Buying"
+        " credits won't help.",
     ),
     Explanation(KeyDisabled(), "The key was switched off.", "Ask the owner of the gateway."),
     Explanation(KeyExpired(), "The key's expiry has passed.", "Use another key."),
@@ -224,7 +232,10 @@ MEMBERS = {
     "shortfall": "how many credits are missing: cost - available",
     "checkout": "where credits are bought, or null",
     "errors": "by field: what is wrong with it",
-    "limit": "calls allowed in the period",
+    "cap": "which spend cap it is: `day` or `month`",
+    "limit": "how much is allowed in the period: calls, or credits of a spend cap",
+    "spent": "credits that the key has spent in that period, with what its calls in flight hold",
+    "resets_at": "when the next period begins, in Unix milliseconds",
     "remaining": "calls left",
     "reset": "seconds until the period ends",
     "limit_bytes": "the longest body that is taken",

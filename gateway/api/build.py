@@ -79,7 +79,7 @@ def open_to_pages(app: ASGIApp, origins: Sequence[str]) -> ASGIApp:
     return CORSMiddleware(
         app,
         allow_origins=origins,
-        allow_methods=["GET", "POST", "DELETE"],
+        allow_methods=["GET", "POST", "PATCH", "DELETE"],
         allow_headers=["Authorization", "X-API-Key", "Content-Type", HEADER_NAME],
         expose_headers=["X-Request-Id", "Retry-After", "Idempotency-Replayed"],
     )

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from gateway.api.key_caps import SpendCaps, show_caps
 from gateway.api.operation import ADMIN, EVERYBODY, AnyOperation, Asked, Model, Operation, Request
 from gateway.api.ownership import KeyId, choose_key
 from gateway.api.pagination import Page, cut, entry_cursor, read_entry_cursor
@@ -49,6 +50,8 @@ class Balance(Model):
     """Credits kept by its calls in flight. They are not among the available ones."""
     unlimited: bool
     """Whether it is never out of credits."""
+    spend_caps: SpendCaps
+    """What it may spend in a day and in a month."""
 
 
 class Transaction(Model):
@@ -112,6 +115,7 @@ class Credits:
             available=key.available,
             held=key.held,
             unlimited=key.available is None,
+            spend_caps=show_caps(key.spend_caps),
         )
 
     async def history(self, request: Request[None, WhichEntries]) -> TransactionPage:

@@ -1,5 +1,5 @@
-"""API keys over HTTP: make, list, revoke and rotate them. An API key itself may only look at itself: who found a leaked
-key must not be able to lock its owner out."""
+"""API keys over HTTP: make, list, cap, revoke and rotate them. An API key itself may only look at itself: who found a
+leaked key must not be able to lock its owner out, nor to spend more of its credits."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pydantic import Field
 
 from gateway.api.idempotency import Attempt
 from gateway.api.identity import Identity, Kind
+from gateway.api.key_caps import NewCaps, SpendCaps, changes_of, show_caps
 from gateway.api.operation import EVERYBODY, OWNERS, AnyOperation, Asked, Model, Nothing, Operation, Request
 from gateway.api.ownership import KEY_ID_FIELD, UserId, find_own
 from gateway.api.pagination import Page, cut, key_cursor, read_key_cursor
@@ -34,6 +35,15 @@ class NewKey(Asked):
     them yet, else with none."""
     expires_at: Annotated[int, Field(gt=0, le=YEAR_9999_MS)] | None = None
     """When it stops to work, in Unix milliseconds. Left out: never."""
+    spend_caps: NewCaps | None = None
+    """What it may spend in a day and in a month, beside what it has. Left out: all."""
+
+
+class KeyChanges(Asked):
+    """What is to change of a key."""
+
+    spend_caps: NewCaps
+    """What it may spend in a day and in a month. A cap that is not named stays as it is."""
 
 
 class NewSecret(Model):
@@ -76,6 +86,8 @@ class Key(Model):
     """When it was revoked; null: it was not."""
     permissions: list[str]
     """What routes may ask of it."""
+    spend_caps: SpendCaps
+    """What it may spend in a day and in a month."""
 
 
 class KeyPage(Model):
@@ -124,7 +136,13 @@ class Keys:
                 return rotated
         await self._check_room(user_id, 1)
         first = (body.credits or 0) if attempt is None else 0
-        secret, key = await self._provider.create(user_id, credits=first, name=body.name, expires_at=body.expires_at)
+        secret, key = await self._provider.create(
+            user_id,
+            credits=first,
+            name=body.name,
+            expires_at=body.expires_at,
+            spend_caps=changes_of(body.spend_caps),
+        )
         if attempt is not None and not await attempt.note_key(key.key_id):
             await self._provider.revoke(key.key_id)
             raise still_running()
@@ -149,6 +167,13 @@ class Keys:
             return _page([identity.key] if not after else [], query.limit)
         user_id = query.user_id if identity.kind is Kind.ADMIN else identity.user_id
         return _page(await self._provider.list(user_id, after=after, limit=query.limit + 1), query.limit)
+
+    async def change(self, request: Request[KeyChanges, None]) -> Key:
+        key = await find_own(self._provider, request.identity, request.path["key_id"])
+        changed = await self._provider.cap(key.key_id, changes_of(request.body.spend_caps))
+        if changed is None:
+            raise NotFound("There is no such key.")
+        return _show(changed)
 
     async def revoke(self, request: Request[None, None]) -> None:
         key = await find_own(self._provider, request.identity, request.path["key_id"])
@@ -176,6 +201,13 @@ class Keys:
                 "listApiKeys", "GET", "/api-keys", "List API keys",
                 "The caller's own, without secrets; for an API key that is itself alone, for the admin all of them.",
                 self.list, EVERYBODY, KeyPage, query=WhichKeys,
+            ),
+            Operation(
+                "changeApiKey", "PATCH", "/api-keys/{key_id}", "Change an API key's spend caps",
+                "A cap of 0 to 1000000000 credits for a day or a month (UTC), or null to lift it. What has been spent"
+                " in the running day and month counts. An API key may not do this, not even to itself.",
+                self.change, OWNERS, Key, body=KeyChanges, changes=True, problems=(NotFound, Conflict),
+                path_fields=KEY_ID_FIELD,
             ),
             Operation(
                 "revokeApiKey", "DELETE", "/api-keys/{key_id}", "Revoke an API key",
@@ -223,4 +255,5 @@ def _show(key: ApiKey) -> Key:
         expires_at=key.expires_at,
         revoked_at=key.revoked_at,
         permissions=list(key.permissions),
+        spend_caps=show_caps(key.spend_caps),
     )

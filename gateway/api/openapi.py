@@ -253,8 +253,12 @@ def _problem_response(kinds: Sequence[type[GatewayError]]) -> Json:
 
 def _problem_schema() -> Json:
     text = {"type": "string"}
-    numbers = ("available", "held", "cost", "shortfall", "limit", "remaining", "reset", "limit_bytes")
+    numbers = (
+        *("available", "held", "cost", "shortfall", "limit", "spent", "resets_at"),
+        *("remaining", "reset", "limit_bytes"),
+    )
     members: Json = {name: {"type": "integer", "description": MEMBERS[name]} for name in numbers}
+    members["cap"] = {"enum": ["day", "month"], "description": MEMBERS["cap"]}
     members["errors"] = {
         "type": "object",
         "description": MEMBERS["errors"],

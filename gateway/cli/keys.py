@@ -1,4 +1,4 @@
-"""keys: make, list, show, revoke and rotate API keys."""
+"""keys: make, list, show, cap, revoke and rotate API keys."""
 
 from __future__ import annotations
 
@@ -17,11 +17,16 @@ from gateway.cli.output import print_facts, print_json, print_table, shown_credi
 from gateway.permissions import is_permission
 
 if TYPE_CHECKING:
-    from gateway.credits.provider import ApiKey
+    from gateway.credits.provider import ApiKey, SpendCap
 
 CREDITS_MAX = 1_000_000_000
 _USER_ID = re.compile(r"[!-~]{1,128}")
 """It goes upstream in a header: visible ASCII, bytes-equal or another user."""
+
+
+def _cap_option(name: str, help: str) -> Any:
+    return typer.Option(name, metavar="N", min=0, max=CREDITS_MAX, help=help)
+
 
 group = new_group("API keys. A secret is printed once, when it is made; only its hash is kept.")
 
@@ -49,6 +54,8 @@ def create(
     permission: Annotated[
         list[str] | None, typer.Option("--permission", metavar="NAME", help="What routes may ask of it; repeatable.")
     ] = None,
+    day_cap: Annotated[int | None, _cap_option("--day-cap", "Credits it may spend in a day (UTC).")] = None,
+    month_cap: Annotated[int | None, _cap_option("--month-cap", "Credits it may spend in a month (UTC).")] = None,
     config: ConfigFile = DEFAULT_CONFIG,
     as_json: AsJson = False,
 ) -> None:
@@ -67,7 +74,12 @@ def create(
         context,
         loaded,
         lambda provider: provider.create(
-            user, credits=granted, name=name, expires_at=expires_at, permissions=permissions
+            user,
+            credits=granted,
+            name=name,
+            expires_at=expires_at,
+            permissions=permissions,
+            spend_caps={"day": day_cap, "month": month_cap},
         ),
     )
     _print_secret(secret, key, as_json=as_json)
@@ -82,14 +94,14 @@ def list_keys(
     config: ConfigFile = DEFAULT_CONFIG,
     as_json: AsJson = False,
 ) -> None:
-    """List keys, without their secrets."""
+    """List keys, without their secrets. DAY and MONTH: what is spent of a spend cap, and the cap."""
     loaded = load(context, config)
     keys = with_provider(context, loaded, lambda provider: provider.list(user, after=after, limit=limit))
     if as_json:
         print_json([_document(key) for key in keys])
         return
-    titles = ("KEY_ID", "USER", "NAME", "STARTS", "AVAILABLE", "HELD", "STATE", "CREATED", "EXPIRES")
-    print_table(titles, [_row(key) for key in keys], right=("AVAILABLE", "HELD"))
+    titles = ("KEY_ID", "USER", "NAME", "STARTS", "AVAILABLE", "HELD", "DAY", "MONTH", "STATE", "CREATED", "EXPIRES")
+    print_table(titles, [_row(key) for key in keys], right=("AVAILABLE", "HELD", "DAY", "MONTH"))
     if len(keys) == limit:
         print(f"There may be more: --after {keys[-1].key_id}", file=sys.stderr)
 
@@ -98,6 +110,33 @@ def list_keys(
 def show(context: typer.Context, key_id: KeyId, config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
     """Show one key, without its secret."""
     key = with_provider(context, load(context, config), lambda provider: provider.get(key_id))
+    if key is None:
+        raise no_such_key(key_id)
+    if as_json:
+        print_json(_document(key))
+    else:
+        _print_key(key)
+
+
+@group.command()
+def cap(
+    context: typer.Context,
+    key_id: KeyId,
+    day: Annotated[
+        str | None, typer.Option("--day", metavar="N|none", help="Credits it may spend in a day (UTC); none: all.")
+    ] = None,
+    month: Annotated[
+        str | None, typer.Option("--month", metavar="N|none", help="Credits it may spend in a month (UTC); none: all.")
+    ] = None,
+    config: ConfigFile = DEFAULT_CONFIG,
+    as_json: AsJson = False,
+) -> None:
+    """Set or lift a key's spend caps. What is not named stays; what was spent already in this day and month counts."""
+    named = {"day": day, "month": month}
+    caps = {period: _read_cap(text, f"--{period}") for period, text in named.items() if text is not None}
+    if not caps:
+        raise typer.BadParameter("say --day, --month or both")
+    key = with_provider(context, load(context, config), lambda provider: provider.cap(key_id, caps))
     if key is None:
         raise no_such_key(key_id)
     if as_json:
@@ -132,6 +171,14 @@ def no_such_key(key_id: str) -> CommandFailed:
     return CommandFailed(f"there is no key {shown}")
 
 
+def _read_cap(text: str, option: str) -> int | None:
+    if text == "none":
+        return None
+    if re.fullmatch(r"[0-9]{1,10}", text, re.ASCII) is None or int(text) > CREDITS_MAX:
+        raise typer.BadParameter(f"expected 0 to {CREDITS_MAX} credits, or none", param_hint=option)
+    return int(text)
+
+
 def _print_secret(secret: str, key: ApiKey, *, as_json: bool) -> None:
     if as_json:
         print_json({"api_key": secret, **_document(key)})
@@ -155,7 +202,13 @@ def _state(key: ApiKey) -> str:
 
 def _row(key: ApiKey) -> tuple[object, ...]:
     available, created, expires = shown_credits(key.available), shown_time(key.created_at), shown_time(key.expires_at)
-    return key.key_id, key.user_id, key.name, f"{key.start}…", available, key.held, _state(key), created, expires
+    day, month = (cap and f"{cap.spent}/{cap.cap}" for cap in (key.spend_caps.day, key.spend_caps.month))
+    state = _state(key)
+    return key.key_id, key.user_id, key.name, f"{key.start}…", available, key.held, day, month, state, created, expires
+
+
+def _shown_cap(cap: SpendCap | None) -> str | None:
+    return None if cap is None else f"{cap.cap}, {cap.spent} spent, resets {shown_time(cap.resets_at)}"
 
 
 def _print_key(key: ApiKey) -> None:
@@ -171,5 +224,7 @@ def _print_key(key: ApiKey) -> None:
             ("created", shown_time(key.created_at)),
             ("expires", shown_time(key.expires_at)),
             ("permissions", " ".join(key.permissions)),
+            ("day cap", _shown_cap(key.spend_caps.day)),
+            ("month cap", _shown_cap(key.spend_caps.month)),
         ]
     )

@@ -14,11 +14,13 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from gateway.credits.admission import Admission
+from gateway.credits.cap_counts import CapCounts
 from gateway.credits.claims import Claim, Claims
 from gateway.credits.ledger import now_ms
 from gateway.credits.provider import NO_POLICY, Hold, HoldLost, Policy
 from gateway.credits.store import (
     BALANCE,
+    CAPPED,
     ENABLED,
     EXPIRES_AT,
     HASH,
@@ -154,6 +156,7 @@ class Transaction:
         wanted.answered, wanted.ended = list(kept), list(final)
         wanted.lookups = [take.claim.lookup for take in takes if take.claim is not None]
         found = self._store.read(wanted)
+        changes.caps = self._count_caps(found.keys, takes, ends, now)
         if kept:
             mark_lost(kept, found.answered)
         if final:
@@ -168,7 +171,7 @@ class Transaction:
     @staticmethod
     def _append(found: Found, ends: dict[int, End], changes: Changes, now: int) -> None:
         """One ledger entry per ended hold: what was kept, or 0 and the reason it was given back."""
-        keys, changed, values = found.keys, changes.keys, changes.entries
+        keys, changed, values, caps = found.keys, changes.keys, changes.entries, changes.caps
         for hold_id, answered in found.ended:
             end = ends[hold_id]
             hold = end.hold
@@ -181,6 +184,8 @@ class Transaction:
             key[HELD] -= hold.cost
             if key[BALANCE] is not None:
                 key[BALANCE] -= kept
+            if caps is not None:
+                caps.change(number, kept - hold.cost, hold.taken_at)
             entry_id = next(found.entry_ids)
             values += (
                 *(entry_id, number, key[LAST_ENTRY], -kept, key[BALANCE], hold.route, hold.request_id),
@@ -192,11 +197,11 @@ class Transaction:
     def _take(self, takes: Sequence[Take], keys: dict[int, Key], changes: Changes, now: int) -> None:
         by_hash = {key[HASH]: key for key in keys.values()}
         admission = self._admission(takes, by_hash, now)
-        changed, values, claims = changes.keys, changes.holds, changes.claims
+        changed, values, claims, caps = changes.keys, changes.holds, changes.claims, changes.caps
         hold_id = self._next_hold_id
         for take in takes:
             key = by_hash.get(take.key_hash)
-            refusal = self._refusal(take, key, admission, claims, now)
+            refusal = self._refusal(take, key, admission, claims, caps, now)
             if key is None or refusal is not None:
                 take.outcome = refusal
                 continue
@@ -209,7 +214,8 @@ class Transaction:
                 hold.quota = admission.quota(key, take.policy, take.route)
             if not cost:
                 continue
-            values += (hold_id, number, cost, take.route, take.request_id, 0, now)
+            hold.taken_at = taken_at = now if caps is None else caps.take(number, cost, now)
+            values += (hold_id, number, cost, take.route, take.request_id, 0, taken_at)
             key[HELD] += cost
             changed[number] = key
             hold.route = take.route
@@ -221,6 +227,15 @@ class Transaction:
         if admission is not None:
             admission.write(changes.windows)
 
+    def _count_caps(
+        self, keys: dict[int, Key], takes: Sequence[Take], ends: Sequence[End], now: int
+    ) -> CapCounts | None:
+        """What counts for the spend caps of these keys; None where none has any, which then costs nothing."""
+        capped = [number for number, key in keys.items() if key[CAPPED]]
+        if not capped or is_read_only(takes, ends):
+            return None
+        return CapCounts(self._store.read_caps(capped), now)
+
     def _admission(self, takes: Sequence[Take], by_hash: dict[bytes, Key], now: int) -> Admission | None:
         """What answers for the policies of these takes; None where none has one, which then costs nothing."""
         asked = [
@@ -231,7 +246,13 @@ class Transaction:
         return Admission(self._store.read_windows, asked, now) if asked else None
 
     def _refusal(
-        self, take: Take, key: Key | None, admission: Admission | None, claims: Claims | None, now: int
+        self,
+        take: Take,
+        key: Key | None,
+        admission: Admission | None,
+        claims: Claims | None,
+        caps: CapCounts | None,
+        now: int,
     ) -> GatewayError | None:
         if key is None or key[REVOKED_AT] is not None:
             return InvalidKey()
@@ -246,6 +267,10 @@ class Transaction:
         if claims is not None and take.claim is not None and claims.precede(take.claim):
             return None  # what was done before is not paid again, so it asks for no credits
         cost = take.cost
+        if caps is not None:
+            capped = caps.refusal(key[ID], cost)
+            if capped is not None:
+                return capped
         if key[BALANCE] is not None and key[BALANCE] - key[HELD] < cost:
             return OutOfCredits(available=key[BALANCE] - key[HELD], held=key[HELD], cost=cost, checkout=self._checkout)
         return None

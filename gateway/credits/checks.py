@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from gateway.credits.provider import CREDITS_MAX
+from gateway.credits.provider import CREDITS_MAX, CapChanges
 from gateway.errors import Invalid
 from gateway.permissions import is_permission
 
@@ -18,6 +18,8 @@ USER_ID = re.compile(r"[!-~]{1,128}")
 OWN_REFERENCES = ("failed:", "short:", "first-seen:", "create:")
 """How the ledger begins the references of what it writes by itself. Taken before, they would keep it from doing so."""
 
+CAP_PERIODS = ("day", "month")
+
 NAME = re.compile(r"[^\x00-\x1f\x7f-\x9f]{1,100}")
 """It is shown in one line. Unkey takes 255 characters."""
 EXPIRES_MAX = 4_102_444_800_000
@@ -29,6 +31,14 @@ PERMISSIONS_MAX = 1_000
 def check_credits(field: str, credits: int, least: int = 0) -> None:
     if type(credits) is not int or not least <= credits <= CREDITS_MAX:  # True is an int, but no number of credits
         raise Invalid("Not a number of credits.", errors={field: f"a whole number from {least} to {CREDITS_MAX}"})
+
+
+def check_spend_caps(spend_caps: CapChanges) -> None:
+    for period, cap in spend_caps.items():
+        if period not in CAP_PERIODS:
+            raise Invalid("No such cap.", errors={"spend_caps": f"one of {', '.join(CAP_PERIODS)}"})
+        if cap is not None:
+            check_credits(f"spend_caps.{period}", cap)
 
 
 def check_grant(amount: int, kind: str, reference: str) -> None:

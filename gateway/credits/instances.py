@@ -73,7 +73,7 @@ def read_orphans(connection: Connection, limit: int = 10_000) -> list[Orphan]:
 
 def _hold(row: Row[Any]) -> Hold:
     hold = Hold(row.id, row.key, "", "", row.cost, None)
-    hold.route, hold.request_id = row.route, row.request_id
+    hold.route, hold.request_id, hold.taken_at = row.route, row.request_id, row.created_at
     return hold
 
 

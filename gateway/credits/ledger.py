@@ -11,10 +11,11 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, Select, bindparam, func, insert, literal_column, select, update
 
-from gateway.credits.provider import CREDITS_MAX, ApiKey, Balance, Entry
+from gateway.credits import spend_caps
+from gateway.credits.provider import CREDITS_MAX, NO_CAPS, NO_CHANGES, ApiKey, Balance, CapChanges, Entry, SpendCaps
 from gateway.credits.secrets import START_LENGTH, hash_secret, new_key_id
 from gateway.database.insert import next_entry_id
-from gateway.database.tables import entries, keys
+from gateway.database.tables import entries, holds, keys
 from gateway.errors import Conflict, Invalid
 
 
@@ -30,6 +31,7 @@ def insert_key(
     name: str | None,
     expires_at: int | None,
     permissions: Sequence[str] = (),
+    caps: CapChanges = NO_CHANGES,
 ) -> ApiKey:
     """Write a new key with nothing on it (or unlimited), then its first credits as a `promo` entry of the ledger."""
     key_id = new_key_id()
@@ -46,7 +48,8 @@ def insert_key(
         "created_at": now_ms(),
         "permissions": " ".join(dict.fromkeys(permissions)),
     }
-    connection.execute(insert(keys).values(row))
+    number = connection.execute(insert(keys).values(row).returning(keys.c.id)).scalar_one()
+    spend_caps.begin(connection, number, caps, now_ms())
     if credits:
         grant(connection, key_id, credits, "promo", "first credits", f"create:{key_id}")
     key = find_key(connection, key_id)
@@ -56,14 +59,20 @@ def insert_key(
 
 def find_key(connection: Connection, key_id: str) -> ApiKey | None:
     row = connection.execute(select(keys).where(keys.c.key_id == key_id)).first()
-    return None if row is None else _api_key(row)
+    return None if row is None else _api_keys(connection, [row])[0]
+
+
+def find_number(connection: Connection, key_id: str) -> int | None:
+    """The key's row."""
+    number: int | None = connection.execute(select(keys.c.id).where(keys.c.key_id == key_id)).scalar()
+    return number
 
 
 def find_key_by_hash(connection: Connection, key_hash: bytes) -> ApiKey | None:
     """The key of this secret, unless it is revoked."""
     in_use = keys.c.key_hash == key_hash, keys.c.revoked_at.is_(None)
     row = connection.execute(select(keys).where(*in_use)).first()
-    return None if row is None else _api_key(row)
+    return None if row is None else _api_keys(connection, [row])[0]
 
 
 def list_keys(connection: Connection, user_id: str | None, after: str, limit: int) -> Sequence[ApiKey]:
@@ -71,7 +80,7 @@ def list_keys(connection: Connection, user_id: str | None, after: str, limit: in
     query = select(keys).where(keys.c.key_id > after).order_by(keys.c.key_id).limit(limit)
     if user_id is not None:
         query = query.where(keys.c.user_id == user_id)
-    return [_api_key(row) for row in connection.execute(query)]
+    return _api_keys(connection, connection.execute(query).all())
 
 
 def count_keys(connection: Connection, user_id: str) -> int:
@@ -137,7 +146,7 @@ def history(connection: Connection, key_id: str, before: int | None, limit: int)
     return [to_entry(row) for row in rows]
 
 
-def _walk_from(start: Select[tuple[int | None]]) -> Select[Any]:
+def walk_from(start: Select[tuple[int | None]]) -> Select[Any]:
     """Entries along the chain, from the one that `start` finds. Made once, for making it takes longer than asking it.
 
     Each step looks up one id in a subquery of its own. As a join, PostgreSQL may choose to read the whole ledger for
@@ -152,9 +161,9 @@ def _walk_from(start: Select[tuple[int | None]]) -> Select[Any]:
 
 
 _OF_KEY = keys.c.key_id == bindparam("key_id")
-_FIRST_PAGE = _walk_from(select(keys.c.last_entry).where(_OF_KEY))
+_FIRST_PAGE = walk_from(select(keys.c.last_entry).where(_OF_KEY))
 _BEFORE = entries.c.id == bindparam("before")
-_NEXT_PAGE = _walk_from(select(entries.c.previous).join(keys, keys.c.id == entries.c.key).where(_BEFORE, _OF_KEY))
+_NEXT_PAGE = walk_from(select(entries.c.previous).join(keys, keys.c.id == entries.c.key).where(_BEFORE, _OF_KEY))
 
 
 def _check_amount(amount: int, balance: int, held: int) -> None:
@@ -209,7 +218,19 @@ def find_grant(connection: Connection, key: Row[Any], amount: int, kind: str, re
     return to_entry(done)
 
 
-def _api_key(row: Row[Any]) -> ApiKey:
+def read_holds(connection: Connection, number: int, since: int) -> Sequence[Row[int, int]]:
+    """Cost and time of the key's open holds that were taken since then. They are few: a scan is cheaper than an index
+    on each."""
+    query = select(holds.c.cost, holds.c.created_at).where(holds.c.key == number, holds.c.created_at >= since)
+    return connection.execute(query).all()
+
+
+def _api_keys(connection: Connection, rows: Sequence[Row[Any]]) -> list[ApiKey]:
+    caps = spend_caps.read(connection, rows, now_ms())
+    return [_api_key(row, caps.get(row.id, NO_CAPS)) for row in rows]
+
+
+def _api_key(row: Row[Any], caps: SpendCaps) -> ApiKey:
     return ApiKey(
         key_id=row.key_id,
         user_id=row.user_id,
@@ -222,6 +243,7 @@ def _api_key(row: Row[Any]) -> ApiKey:
         expires_at=row.expires_at,
         revoked_at=row.revoked_at,
         permissions=tuple(row.permissions.split()),
+        spend_caps=caps,
     )
 
 

@@ -15,16 +15,25 @@ from hashlib import sha256
 
 from sqlalchemy import Connection
 
-from gateway.credits import answers, instances, ledger, rate_windows, sales
+from gateway.credits import answers, capping, instances, ledger, rate_windows, sales
 from gateway.credits.batch import HOLDS, Transaction
-from gateway.credits.checks import check_credits, check_grant, check_name, check_permissions, check_user_id
+from gateway.credits.checks import (
+    check_credits,
+    check_grant,
+    check_name,
+    check_permissions,
+    check_spend_caps,
+    check_user_id,
+)
 from gateway.credits.claims import Claim
 from gateway.credits.heart import Heart
 from gateway.credits.journal import Journal
 from gateway.credits.provider import (
+    NO_CHANGES,
     NO_POLICY,
     ApiKey,
     Balance,
+    CapChanges,
     Drift,
     Entry,
     Hold,
@@ -152,15 +161,19 @@ class LocalProvider:
         name: str | None = None,
         expires_at: int | None = None,
         permissions: Sequence[str] = (),
+        spend_caps: CapChanges = NO_CHANGES,
     ) -> tuple[str, ApiKey]:
         if credits is not None:
             check_credits("credits", credits)
         check_user_id(user_id)
         check_permissions(permissions)
         check_name(name)
+        check_spend_caps(spend_caps)
         secret = new_secret()
         key = await self._database.transaction(
-            lambda connection: ledger.insert_key(connection, secret, user_id, credits, name, expires_at, permissions)
+            lambda connection: ledger.insert_key(
+                connection, secret, user_id, credits, name, expires_at, permissions, spend_caps
+            )
         )
         return secret, key
 
@@ -193,6 +206,14 @@ class LocalProvider:
         secret = new_secret()
         key = await self._database.transaction(lambda connection: ledger.rotate_key(connection, key_id, secret))
         return None if key is None else (secret, key)
+
+    async def cap(self, key_id: str, spend_caps: CapChanges) -> ApiKey | None:
+        check_spend_caps(spend_caps)
+        number = await self._database.read(lambda connection: ledger.find_number(connection, key_id))
+        if number is None:
+            return None
+        await capping.change(self._database, number, spend_caps, ledger.read_holds)
+        return await self.get(key_id)
 
     # Nothing moves to anywhere else, so nothing can be in doubt.
 
@@ -231,4 +252,5 @@ class LocalProvider:
             open_store(self._database, HOLDS, self.journal.unsure),
             lambda: self.heart.instance * HOLDS_PER_INSTANCE + 1,
             checkout=self._settings.checkout,
+            now_ms=ledger.now_ms,
         )

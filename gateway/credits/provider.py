@@ -5,8 +5,9 @@ One contract suite (tests/credits) runs against every provider on every database
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Protocol
 
 from sqlalchemy import Connection
@@ -25,17 +26,21 @@ class Hold:
 
     `available` is what the key can still spend after this hold; None for an unlimited key.
     `id` is 0 where nothing was taken (a free route): such a hold needs no end, and ending it does nothing. `key` is the
-    store's own number of the key. `is_kept`: its answer has begun to reach the caller, so it may no longer be released
-    for the store's sake. `quota` is what is left of the policy's rate limit, where the store tells.
+    store's own number of the key, `taken_at` says when the hold counts for the key's spend caps. `is_kept`: its answer
+    has begun to reach the caller, so it may no longer be released for the store's sake. `quota` is what is left of the
+    policy's rate limit, where the store tells.
     """
 
-    __slots__ = ("available", "cost", "id", "is_kept", "key", "key_id", "quota", "request_id", "route", "user_id")
+    __slots__ = (
+        *("available", "cost", "id", "is_kept", "key", "key_id", "quota", "request_id", "route", "taken_at", "user_id"),
+    )
 
     def __init__(self, id: int, key: int, key_id: str, user_id: str, cost: int, available: int | None) -> None:
         self.id = id
         self.key = key
         self.route = ""
         self.request_id = ""
+        self.taken_at = 0
         self.is_kept = False
         self.key_id = key_id
         self.user_id = user_id
@@ -89,6 +94,30 @@ class Balance:
 
 
 @dataclass(frozen=True, slots=True)
+class SpendCap:
+    """How many credits a key may spend in a period, how many it has (open holds included), and when the next period
+    begins, in Unix milliseconds."""
+
+    cap: int
+    spent: int
+    resets_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class SpendCaps:
+    """A key's caps by day and by month of the UTC calendar. None: no cap but its credits."""
+
+    day: SpendCap | None = None
+    month: SpendCap | None = None
+
+
+NO_CAPS = SpendCaps()
+CapChanges = Mapping[str, int | None]
+"""By period, `day` or `month`, what is to be its cap; None lifts it. What is not named stays as it is."""
+NO_CHANGES: CapChanges = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
 class ApiKey:
     """A key's public side. The secret is shown once, when it is made; only its SHA-256 is stored.
 
@@ -106,6 +135,7 @@ class ApiKey:
     expires_at: int | None
     revoked_at: int | None
     permissions: tuple[str, ...] = ()
+    spend_caps: SpendCaps = NO_CAPS
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,8 +209,9 @@ class CreditsProvider(Protocol):
         """Check the key and take `cost`, durable on return.
 
         Raises, first come first: InvalidKey, KeyDisabled, KeyExpired, Forbidden (permission), RateLimited,
-        OutOfCredits; or CreditsUnavailable. A refused call takes no credits; one refused for its credits has used up
-        one of its rate limit. A caller cancelled while it waits leaves no hold behind.
+        SpendCapReached, OutOfCredits; or CreditsUnavailable. (Where the keeper is elsewhere, the spend cap comes before
+        what only he knows: he is not asked.) A refused call takes no credits; one refused for its credits, or for its
+        cap here, has used up one of its rate limit. A caller cancelled while it waits leaves no hold behind.
 
         With a claim that somebody has already (`claim.precedent`, set on return) the key is checked as for any call,
         its credits are not: the hold is one of no credits. Else the claim is the hold's, in the same commit.
@@ -224,6 +255,7 @@ class CreditsProvider(Protocol):
         name: str | None = None,
         expires_at: int | None = None,
         permissions: Sequence[str] = (),
+        spend_caps: CapChanges = NO_CHANGES,
     ) -> tuple[str, ApiKey]:
         """A new key: its secret (shown this once) and its public side. `credits` None makes it unlimited.
 
@@ -249,6 +281,12 @@ class CreditsProvider(Protocol):
 
     async def rotate(self, key_id: str) -> tuple[str, ApiKey] | None:
         """A new secret under the same key_id and balance; the old one stops at once."""
+
+    async def cap(self, key_id: str, spend_caps: CapChanges) -> ApiKey | None:
+        """Set or lift the key's spend caps. What it has spent already in the running day and month counts, of ended
+        calls by when they ended. None: there is no such key.
+
+        Raises Invalid, naming the field; Conflict where only its keeper elsewhere knows the key."""
 
     async def list_movements(self, *, unsettled: bool, limit: int = 100) -> Sequence[Movement]:
         """Movements, newest first; with `unsettled` only those that are not done or that failed."""

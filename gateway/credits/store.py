@@ -10,13 +10,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from gateway.credits.cap_counts import CapCounts
 from gateway.credits.claims import Claims
 from gateway.database.engine import Database
 
 Key = list[Any]
 """A row of `keys`, with the columns below in this order."""
-ID, KEY_ID, USER_ID, BALANCE, HELD, ENABLED, EXPIRES_AT, REVOKED_AT, LAST_ENTRY, HASH, PERMISSIONS = range(11)
-KEY_COLUMNS = "id, key_id, user_id, balance, held, enabled, expires_at, revoked_at, last_entry, key_hash, permissions"
+ID, KEY_ID, USER_ID, BALANCE, HELD, ENABLED, EXPIRES_AT, REVOKED_AT, LAST_ENTRY, HASH, PERMISSIONS, CAPPED = range(12)
+KEY_COLUMNS = (
+    "id, key_id, user_id, balance, held, enabled, expires_at, revoked_at, last_entry, key_hash, permissions, capped"
+)
 ENTRY_COLUMNS = ("id", "key", "previous", "amount", "balance_after", "route", "request_id", "reason", "created_at")
 """Of the entries that the journal writes; all of them are of the kind `spend`."""
 DOUBT_COLUMNS = ("key", "key_hash", "amount", "route", "request_id", "cause", "created_at")
@@ -76,6 +79,8 @@ class Changes:
     """Of Unkey's holds: their key, what they have drawn, whether they are answered, their id."""
     keys: dict[int, Key] = field(default_factory=dict)
     claims: Claims | None = None
+    caps: CapCounts | None = None
+    """None: no key of the batch has a spend cap."""
 
 
 class Store(Protocol):
@@ -87,6 +92,9 @@ class Store(Protocol):
     def read(self, wanted: Wanted) -> Found: ...
 
     def read_windows(self, places: Sequence[Place]) -> Sequence[Sequence[Any]]: ...
+
+    def read_caps(self, keys: Sequence[int]) -> Sequence[Sequence[Any]]:
+        """The rows of these keys' spend caps, with the columns of cap_counts.COLUMNS."""
 
     def write(self, changes: Changes) -> None: ...
 

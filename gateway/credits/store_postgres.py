@@ -19,6 +19,8 @@ from typing import Any
 import psycopg
 from psycopg import Cursor
 
+from gateway.credits import cap_counts
+from gateway.credits.cap_counts import CapCounts
 from gateway.credits.claims import CLAIMED, RECORD, Claims
 from gateway.credits.store import (
     BALANCE,
@@ -131,6 +133,11 @@ class PostgresStore:
             flat = [value for place in places for value in place]
             return connection.execute(query, _columns(WINDOW_COLUMNS[:3], flat)).fetchall()
 
+    def read_caps(self, keys: Sequence[int]) -> Sequence[Sequence[Any]]:
+        query = f"SELECT {', '.join(cap_counts.COLUMNS)} FROM spend_caps WHERE key = {_ANY}"
+        with self._translated() as connection:
+            return connection.execute(query, _ids(keys)).fetchall()
+
     def write(self, changes: Changes) -> None:
         """With the commit: what is written and COMMIT are sent at once."""
         self._changes = changes
@@ -182,6 +189,8 @@ class PostgresStore:
             _insert(connection, "rate_windows", WINDOW_COLUMNS, changes.windows, conflict=_COUNT_ON)
         if changes.claims is not None:
             _write_claims(connection, changes.claims)
+        if changes.caps is not None:
+            _write_caps(connection, changes.caps)
         if changes.keys:
             names = ("id", "balance", "held", "last_entry")
             rows = [(key[ID], key[BALANCE], key[HELD], key[LAST_ENTRY]) for key in changes.keys.values()]
@@ -280,6 +289,15 @@ def _write_claims(connection: PostgresConnection, claims: Claims) -> None:
             f" FROM {_unnest(names)} WHERE a.lookup = t.lookup AND a.hold = t.hold",
             _columns(names, [value for row in claims.done for value in row]),
         )
+
+
+def _write_caps(connection: PostgresConnection, caps: CapCounts) -> None:
+    names = ("day", "day_spent", "month", "month_spent", "key")
+    connection.execute(
+        "UPDATE spend_caps c SET day = t.day, day_spent = t.day_spent, month = t.month, month_spent = t.month_spent"
+        f" FROM {_unnest(names)} WHERE c.key = t.key",
+        _columns(names, [value for row in caps.rows() for value in row]),
+    )
 
 
 def _insert(

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from itertools import count
 from typing import Any
 
+from gateway.credits import cap_counts
 from gateway.credits.claims import CLAIMED, RECORD, Claims
 from gateway.credits.statements import by_count, marks, rows
 from gateway.credits.store import (
@@ -28,7 +29,7 @@ from gateway.database.sqlite import SqliteDatabase, connect_sqlite
 
 NUMBERS_MAX = 100_000
 """Keys whose row number is remembered. It only says where to look: the row found there must have the right hash."""
-NEWEST = 11
+NEWEST = 12
 """Behind a key's columns: the ledger's last number."""
 
 
@@ -72,6 +73,9 @@ class SqliteStore:
     def read_windows(self, places: Sequence[Place]) -> Sequence[Sequence[Any]]:
         return self._execute(_sql_windows(len(places)), [value for place in places for value in place]).fetchall()
 
+    def read_caps(self, keys: Sequence[int]) -> Sequence[Sequence[Any]]:
+        return self._execute(_sql_caps(len(keys)), keys).fetchall()
+
     def write(self, changes: Changes) -> None:
         table = self._table
         if changes.notes:
@@ -88,6 +92,11 @@ class SqliteStore:
             self._execute(_sql_write_windows(len(changes.windows) // 6), changes.windows)
         if changes.claims is not None:
             self._write_claims(changes.claims)
+        if changes.caps is not None:
+            self._connection.executemany(
+                "UPDATE spend_caps SET day = ?, day_spent = ?, month = ?, month_spent = ? WHERE key = ?",
+                changes.caps.rows(),
+            )
         if changes.keys:
             self._connection.executemany(
                 "UPDATE keys SET balance = ?, held = ?, last_entry = ? WHERE id = ?",
@@ -188,6 +197,11 @@ def _sql_claim(count: int) -> str:
         " ON CONFLICT DO UPDATE SET fingerprint = excluded.fingerprint, hold = excluded.hold,"
         " expires_at = excluded.expires_at, done = 0, size = 0, answer = NULL"
     )
+
+
+@by_count
+def _sql_caps(count: int) -> str:
+    return f"SELECT {', '.join(cap_counts.COLUMNS)} FROM spend_caps WHERE key IN ({marks(count)})"
 
 
 @by_count

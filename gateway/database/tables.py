@@ -7,6 +7,7 @@ What holds at all times, by CHECK where SQL can say it:
   entry (I3).
 - With Unkey, `balance` is the key's pool: credits already debited there and not spent yet. Its allotment is what no
   hold has drawn: balance - held. `unkey_id` is what Unkey calls the key now; `key_id` stays when it is rotated.
+- `capped` is 1 where the key has a row in `spend_caps`: calls of all others need not look there.
 - `permissions` are names with a space between them; no name has one in it.
 - `entries` only grows. A key's entries are chained: `keys.last_entry` is the newest, each entry names the `previous`
   one. History walks the chain by primary key. (An index on (key, id) gives the same answers, but every call then
@@ -40,6 +41,7 @@ keys = Table(
     Column("last_entry", Id),
     Column("permissions", Word, nullable=False, server_default=""),
     Column("unkey_id", Word),
+    Column("capped", Id, nullable=False, server_default=text("0")),
     CheckConstraint("held >= 0", name="held_not_negative"),
     CheckConstraint("balance IS NULL OR balance >= held", name="available_not_negative"),
     CheckConstraint("length(key_hash) = 32", name="key_hash_is_sha256"),
@@ -130,6 +132,25 @@ rate_windows = Table(
 )
 """How many calls of a key a rate limit has let through: `count` since `start` (Unix milliseconds), `previous` in the
 window before. A limit whose window changes counts anew. Rows that say nothing any more are deleted now and then."""
+
+spend_caps = Table(
+    "spend_caps",
+    metadata,
+    Column("key", Id, primary_key=True, autoincrement=False),
+    Column("day_cap", Id),
+    Column("month_cap", Id),
+    Column("day", Id, nullable=False),
+    Column("day_spent", Id, nullable=False),
+    Column("month", Id, nullable=False),
+    Column("month_spent", Id, nullable=False),
+    CheckConstraint("day_cap >= 0 AND month_cap >= 0", name="caps_not_negative"),
+    CheckConstraint("day_cap IS NOT NULL OR month_cap IS NOT NULL", name="capped"),
+    CheckConstraint("day_spent >= 0 AND month_spent >= 0", name="spent_not_negative"),
+    sqlite_strict=True,
+)
+"""What a key may spend in a day and in a month of the UTC calendar (NULL: as much as it has), and what it has spent in
+the day and the month that begin at `day` and `month` (Unix milliseconds), with what its open holds took there. Both are
+counted for every key that has a row here."""
 
 requests = Table(
     "requests",

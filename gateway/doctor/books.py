@@ -1,4 +1,5 @@
-"""What is open in the books, in either database: an import that is not finished, holds, movements in doubt."""
+"""What is open in the books, in either database: an import that is not finished, holds, movements in doubt; and whether
+spend caps are counted."""
 
 from __future__ import annotations
 
@@ -27,6 +28,11 @@ DOUBTS = (
     " + (SELECT count(*) FROM grants WHERE state = 'in_doubt')"
 )
 
+MISCOUNTED = (
+    "SELECT count(*) FROM keys k LEFT JOIN spend_caps c ON c.key = k.id"
+    " WHERE k.capped <> CASE WHEN c.key IS NULL THEN 0 ELSE 1 END"
+)
+
 
 def examine_books(ask: Ask) -> Iterator[Diagnosis]:
     """Of a database with this version's schema."""
@@ -38,6 +44,7 @@ def examine_books(ask: Ask) -> Iterator[Diagnosis]:
         )
     yield _examine_holds(*ask(HOLDS)[0])
     yield _examine_doubts(int(ask(DOUBTS)[0][0]))
+    yield from _examine_caps(int(ask(MISCOUNTED)[0][0]))
 
 
 def _examine_holds(count: int, oldest_at: int | None, orphan_count: int) -> Diagnosis:
@@ -61,6 +68,15 @@ def _examine_doubts(count: int) -> Diagnosis:
     if count:
         return warn(what, f"{count}: `gateway orders list` shows them, `gateway orders resolve` ends them")
     return ok(what, "none")
+
+
+def _examine_caps(count: int) -> Iterator[Diagnosis]:
+    if count:
+        yield fail(
+            f"{WHAT}: spend caps",
+            f"{count} keys say wrongly whether they have any, as somebody else wrote to the database: set `keys.capped`"
+            " to 1 where `spend_caps` has a row of the key, and else to 0",
+        )
 
 
 def _shown_age(seconds: float) -> str:

@@ -6,9 +6,11 @@ import pytest
 import uvloop
 
 from tests.api.harness import open_api
-from tests.credits.conftest import Ledger
+from tests.credits.conftest import Ledger, clock
 from tests.credits.unkey.harness import UnkeyLedger
 from tests.database.postgres import KEEPERS
+
+__all__ = ["clock"]
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ PATHS = ["/", "/nope", "/api-keys/", "/Credits", "/credits/nope", "/api-keys/a/b
 @pytest.mark.parametrize("path", PATHS)
 def test_a_path_that_is_nothing_is_404(with_api, path):
     async def test(api):
-        for method in ("GET", "POST", "DELETE"):
+        for method in ("GET", "POST", "PATCH", "DELETE"):
             answer = await api.call(f"{method} {path}", admin=True)
             assert (answer.status, answer.slug) == (404, "no-route")
 
@@ -31,7 +31,7 @@ def test_a_path_that_is_nothing_is_404(with_api, path):
     ("path", "allowed"),
     [
         ("/api-keys", "GET, HEAD, POST"),
-        ("/api-keys/key_1", "DELETE"),
+        ("/api-keys/key_1", "DELETE, PATCH"),
         ("/api-keys/key_1/rotate", "POST"),
         ("/credits", "GET, HEAD"),
         ("/credits/adjustments", "POST"),

@@ -31,8 +31,11 @@ NUMBERS = {
     "a list": [1],
     "an object": {"amount": 1},
 }
-FINE_AS_ZERO = {("createApiKey", "credits")}
-"""A key without credits is one."""
+CAPS = ("spend_caps.day", "spend_caps.month")
+FINE_AS_ZERO = {("createApiKey", "credits"), *itertools.product(("createApiKey", "changeApiKey"), CAPS)}
+"""A key without credits is one, and one that may spend none."""
+FINE_AS_NULL = {*CAPS}
+"""Lifted."""
 NOBODYS = {"key_id": "key_00000000000000000000", "order_id": "order_000000000000000000000000"}
 ODD_TEXTS = {
     "NUL": "a\0b",
@@ -55,7 +58,9 @@ KEY_IDS = {"NUL": "key_\0", "a megabyte": "k" * 1_048_576, "homoglyphs": "kеy_1
 def a_body(name: str, key_id: str) -> dict[str, Any]:
     """One that the operation takes."""
     return {
-        "createApiKey": {"user_id": "alice", "credits": 5, "name": "n", "expires_at": 4_000_000_000_000},
+        "createApiKey": {"user_id": "alice", "credits": 5, "name": "n", "expires_at": 4_000_000_000_000}
+        | {"spend_caps": {"day": 5}},
+        "changeApiKey": {"spend_caps": {"month": 5}},
         "rotateApiKey": {},
         "adjustCredits": {"key_id": key_id, "amount": 5, "kind": "promo", "reason": "r", "reference": f"ref-{name}"},
         "createCheckout": {"pack": "s", "quantity": 1, "key_id": key_id},
@@ -63,10 +68,20 @@ def a_body(name: str, key_id: str) -> dict[str, Any]:
 
 
 def fields_of(model: type[Asked]) -> dict[str, str]:
-    """By name, the JSON Schema type of each field."""
-    return {
-        name: schema["type"] for name, schema in model.model_json_schema()["properties"].items() if "type" in schema
-    }
+    """By name, the JSON Schema type of each field; those of an object behind its name and a dot."""
+    schema = model.model_json_schema()
+    types = {}
+    for name, field in schema["properties"].items():
+        types[name] = field.get("type", "object")
+        if "$ref" in field:
+            inner = schema["$defs"][field["$ref"].rpartition("/")[2]]["properties"]
+            types |= {f"{name}.{part}": field["anyOf"][0]["type"] for part, field in inner.items()}
+    return types
+
+
+def with_field(body: dict[str, Any], field: str, value: Any) -> dict[str, Any]:
+    name, _, part = field.partition(".")
+    return {**body, name: {part: value} if part else value}
 
 
 def in_bodies(kind: str, *names: str) -> Iterator[tuple[AnyOperation, str]]:
@@ -90,7 +105,7 @@ def path_of(operation: AnyOperation, **values: str) -> str:
 
 async def refused_by_name(api, operation: AnyOperation, field: str, value: Any) -> None:
     key_id = api.made["key_id"]
-    body = {**a_body(operation.name, key_id), field: value}
+    body = with_field(a_body(operation.name, key_id), field, value)
     answer = await api.call(path_of(operation, key_id=key_id), body, admin=True)
     assert answer.status == 422, (operation.name, field, answer.status, answer.body[:200])
     assert list(answer.errors) == [field], operation.name
@@ -108,15 +123,18 @@ def test_what_is_no_number_is_refused_by_name_wherever_numbers_are_taken(with_ap
     assert {(operation.name, name) for operation, name in asked} == {
         *(("createApiKey", "credits"), ("createApiKey", "expires_at")),
         *(("adjustCredits", "amount"), ("createCheckout", "quantity")),
+        *itertools.product(("createApiKey", "changeApiKey"), CAPS),
     }
+    (promo,) = (one for one in asked if one[1] == "amount")
 
     async def test(api):
         api.made = await api.new_key()
         for (operation, field), (name, value) in itertools.product(asked, NUMBERS.items()):
             allowed = name == "0" and (operation.name, field) in FINE_AS_ZERO
+            allowed |= name == "null" and field in FINE_AS_NULL
             if not allowed and not (operation.name == "adjustCredits" and name == "-1"):
                 await refused_by_name(api, operation, field, value)
-        await refused_by_name(api, *asked[2], -1)  # a promo only gives
+        await refused_by_name(api, *promo, -1)  # a promo only gives
         await nothing_moved(api)
 
     with_api(test)
@@ -178,13 +196,33 @@ def test_what_is_no_page_is_refused_by_name_wherever_there_are_pages(with_api):
     with_api(test)
 
 
+def test_what_is_no_object_is_refused_by_name_wherever_one_is_taken(with_api):
+    asked = list(in_bodies("object"))
+    assert {(operation.name, name) for operation, name in asked} == {
+        ("createApiKey", "spend_caps"),
+        ("changeApiKey", "spend_caps"),
+    }
+
+    async def test(api):
+        api.made = await api.new_key()
+        for operation, field in asked:
+            for value in (5, True, None, "a", ["a"], [], [{"day": 5}]):
+                await refused_by_name(api, operation, field, value)
+            body = with_field(a_body(operation.name, ""), f"{field}.week", 5)
+            answer = await api.call(path_of(operation, key_id=api.made["key_id"]), body, admin=True)
+            assert answer.errors == {f"{field}.week": "there is no such field"}
+        await nothing_moved(api)
+
+    with_api(test)
+
+
 def test_no_field_is_taken_that_no_test_here_asks_about():
     """A field of another type than number or text would be asked about by none of the above."""
     for operation in OPERATIONS:
         for model in (operation.body, operation.query):
             if isinstance(model, type):
-                assert set(fields_of(model).values()) <= {"integer", "string"}, operation.name
-                assert fields_of(model).keys() == model.model_fields.keys(), operation.name
+                assert set(fields_of(model).values()) <= {"integer", "string", "object"}, operation.name
+                assert {name.partition(".")[0] for name in fields_of(model)} == model.model_fields.keys()
         if operation.query is not None:
             assert fields_of(operation.query).keys() <= {"user_id", "key_id", "limit", "cursor"}, operation.name
 
@@ -200,7 +238,7 @@ def test_what_is_another_users_is_answered_like_what_there_is_not_wherever_it_is
         order = (await api.call("POST /checkout", {"pack": "s"}, key=api.made["api_key"])).json
         alices = {"key_id": api.made["key_id"], "order_id": order["order_id"]}
         calls = [*by_path(), *by_query(), *by_body()]
-        assert len(calls) == 6
+        assert len(calls) == 7
         seen = 0
         for call, document in calls:
             theirs = await api.call(call.format(**alices), filled(document, alices), **credential)
@@ -211,7 +249,7 @@ def test_what_is_another_users_is_answered_like_what_there_is_not_wherever_it_is
             assert (theirs.status, theirs.slug) == (nobodys.status, nobodys.slug) == (404, "not-found"), call
             assert theirs.json["detail"] == nobodys.json["detail"]
             seen += 1
-        assert seen == (6 if "user" in who else 4)
+        assert seen == (7 if "user" in who else 4)
         assert len(api.billing.orders) == 1
         assert (await api.call("GET /credits", key=api.made["api_key"])).json["available"] == SIGNUP_CREDITS
         listed = (await api.call("GET /api-keys?limit=100", **credential)).json["api_keys"]
@@ -223,7 +261,8 @@ def test_what_is_another_users_is_answered_like_what_there_is_not_wherever_it_is
 def by_path() -> Iterator[tuple[str, Any]]:
     for operation in OPERATIONS:
         if operation.path_fields:
-            yield f"{operation.method} {operation.path}", None
+            body = a_body(operation.name, "") if isinstance(operation.body, type) else None
+            yield f"{operation.method} {operation.path}", body
 
 
 def by_query() -> Iterator[tuple[str, Any]]:
@@ -238,7 +277,9 @@ def by_body() -> Iterator[tuple[str, Any]]:
 
 
 def filled(document: Any, ids: dict[str, str]) -> Any:
-    return document and {name: ids.get(value, value) for name, value in document.items()}
+    return document and {
+        name: ids.get(value, value) if type(value) is str else value for name, value in document.items()
+    }
 
 
 def test_every_post_that_makes_or_moves_something_is_done_once_with_an_idempotency_key(with_any_api):

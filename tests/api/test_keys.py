@@ -35,6 +35,7 @@ def test_a_key_is_made_with_everything_a_caller_needs(with_any_api):
             "available": 7,
             "held": 0,
             "unlimited": False,
+            "spend_caps": {"day": None, "month": None},
         }
 
     with_any_api(test)

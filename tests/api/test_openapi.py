@@ -26,6 +26,7 @@ def test_every_call_of_the_control_plane_is_described():
     assert {
         ("POST", "/api-keys"),
         ("GET", "/api-keys"),
+        ("PATCH", "/api-keys/{key_id}"),
         ("DELETE", "/api-keys/{key_id}"),
         ("POST", "/api-keys/{key_id}/rotate"),
         ("GET", "/credits"),

@@ -13,7 +13,7 @@ from gateway.billing.inbox import StripeEvent
 from gateway.billing.orders import Order, State
 from gateway.cli.main import run
 from gateway.cli.wiring import Wiring
-from gateway.credits.provider import ApiKey, Balance, Entry, Movement
+from gateway.credits.provider import NO_CHANGES, ApiKey, Balance, Entry, Movement, SpendCap
 from gateway.errors import Conflict
 
 CONFIG = """\
@@ -31,6 +31,9 @@ routes:
     rate_limit: {limit: 10, window_seconds: 60}
   - {path: /status, methods: [GET], upstream: a, public: true}
 """
+
+
+RESETS_AT = 1_800_057_600_000
 
 
 class MemoryDesk:
@@ -85,12 +88,20 @@ class MemoryProvider:
             raise self.failure
         yield self
 
-    async def create(self, user_id, *, credits, name=None, expires_at=None, permissions=()):
+    async def create(self, user_id, *, credits, name=None, expires_at=None, permissions=(), spend_caps=NO_CHANGES):
         key_id = f"key_{len(self.keys)}"
         self.keys[key_id] = ApiKey(
             key_id, user_id, name, "gw_abc", credits, 0, True, 1_800_000_000_000, expires_at, None, tuple(permissions)
         )
+        await self.cap(key_id, spend_caps)
         return f"gw_secret{len(self.keys)}", self.keys[key_id]
+
+    async def cap(self, key_id, spend_caps):
+        key = self.keys.get(key_id)
+        if key is not None:
+            caps = {period: None if cap is None else SpendCap(cap, 3, RESETS_AT) for period, cap in spend_caps.items()}
+            self.keys[key_id] = replace(key, spend_caps=replace(key.spend_caps, **caps))
+        return self.keys.get(key_id)
 
     async def get(self, key_id):
         return self.keys.get(key_id)

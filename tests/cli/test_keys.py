@@ -8,6 +8,8 @@ import pytest
 import typer
 
 from gateway.cli.expiry import read_expiry
+from gateway.credits.provider import SpendCap, SpendCaps
+from tests.cli.conftest import RESETS_AT
 
 
 def test_a_new_key_is_told_with_its_secret_and_its_credits(gateway, provider):
@@ -72,6 +74,62 @@ def test_a_key_gets_the_permissions_that_are_named(gateway, provider):
     assert gateway("keys", "create", "--user", "ann", "--json").document["permissions"] == []
 
 
+def test_a_key_gets_the_caps_that_are_named_and_shows_what_is_spent_of_them(gateway, provider):
+    outcome = gateway("keys", "create", "--user", "ann", "--day-cap", "10", "--month-cap", "0")
+    assert provider.keys["key_0"].spend_caps == SpendCaps(SpendCap(10, 3, RESETS_AT), SpendCap(0, 3, RESETS_AT))
+    shown = gateway("keys", "show", "key_0").out
+    for text in (outcome.out, shown):
+        assert "day cap      10, 3 spent, resets 2027-01-16 00:00:00Z\n" in text
+        assert "month cap    0, 3 spent, resets 2027-01-16 00:00:00Z\n" in text
+    caps = {
+        "day": {"cap": 10, "spent": 3, "resets_at": RESETS_AT},
+        "month": {"cap": 0, "spent": 3, "resets_at": RESETS_AT},
+    }
+    assert gateway("keys", "show", "key_0", "--json").document["spend_caps"] == caps
+    assert gateway("keys", "list", "--json").document[0]["spend_caps"] == caps
+    assert gateway("keys", "list").out.splitlines()[1].split()[6:8] == ["3/10", "3/0"]
+    gateway("keys", "create", "--user", "ann")
+    assert gateway("keys", "show", "key_1", "--json").document["spend_caps"] == {"day": None, "month": None}
+    assert "day cap      -\n" in gateway("keys", "show", "key_1").out
+    assert gateway("keys", "list").out.splitlines()[2].split()[6:8] == ["-", "-"]
+
+
+def test_caps_are_changed_and_lifted_one_by_one(gateway, provider):
+    gateway("keys", "create", "--user", "ann", "--day-cap", "10")
+    for arguments, day, month in [
+        (["--month", "500"], 10, 500),
+        (["--day", "0"], 0, 500),
+        (["--day", "none", "--month", "1000000000"], None, 10**9),
+        (["--month", "none"], None, None),
+    ]:
+        outcome = gateway("keys", "cap", "key_0", *arguments)
+        assert outcome.code == 0
+        caps = provider.keys["key_0"].spend_caps
+        assert (caps.day and caps.day.cap, caps.month and caps.month.cap) == (day, month)
+        assert f"day cap      {'-' if day is None else day}" in outcome.out
+    outcome = gateway("keys", "cap", "key_0", "--day", "7", "--json")
+    assert outcome.document["spend_caps"]["day"]["cap"] == 7
+
+
+@pytest.mark.parametrize("value", ["-1", "1000000001", "1.5", "1e3", "x", "", "None", "١", "99999999999999999999"])
+@pytest.mark.parametrize("command", [["create", "--user", "ann", "--{}-cap"], ["cap", "key_0", "--{}"]])
+@pytest.mark.parametrize("period", ["day", "month"])
+def test_what_is_no_cap_changes_nothing(gateway, provider, command, period, value):
+    *rest, option = command
+    outcome = gateway("keys", *rest, option.format(period), value)
+    assert (outcome.code, outcome.err.count("\n")) == (2, 1)
+    assert option.format(period) in outcome.err
+    assert provider.opened == 0
+
+
+def test_a_cap_of_nothing_named_or_of_nobody_is_an_error(gateway, provider):
+    assert gateway("keys", "cap", "key_0").code == 2
+    assert provider.opened == 0
+    outcome = gateway("keys", "cap", "key_0", "--day", "5")
+    assert (outcome.code, outcome.err.count("\n")) == (1, 1)
+    assert "key_0" in outcome.err
+
+
 @pytest.mark.parametrize("name", ["", "a b", "a,b", "ä", "a/b", "x" * 101])
 def test_a_name_that_is_no_permission_makes_no_key(gateway, provider, name):
     outcome = gateway("keys", "create", "--user", "ann", "--permission", "fine", "--permission", name)
@@ -112,7 +170,8 @@ def test_keys_are_listed_in_aligned_columns_without_secrets(gateway):
     gateway("keys", "create", "--user", "bob", "--unlimited")
     outcome = gateway("keys", "list")
     lines = outcome.out.splitlines()
-    assert lines[0].split() == ["KEY_ID", "USER", "NAME", "STARTS", "AVAILABLE", "HELD", "STATE", "CREATED", "EXPIRES"]
+    titles = ["KEY_ID", "USER", "NAME", "STARTS", "AVAILABLE", "HELD", "DAY", "MONTH", "STATE", "CREATED", "EXPIRES"]
+    assert lines[0].split() == titles
     assert len(lines) == 3
     assert len({line.index(word) for line, word in zip(lines[1:], ("ann", "bob"), strict=True)}) == 1
     assert "secret" not in outcome.out

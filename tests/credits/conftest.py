@@ -6,16 +6,20 @@ import asyncio
 import contextlib
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 import uvloop
 
+from gateway.credits import ledger as ledger_module
 from gateway.credits.local import LocalProvider, Settings
 from gateway.database.engine import open_database
 from gateway.deadlines import Deadlines
 from tests.database.postgres import rows, url_of
+
+NOON = int(datetime(2030, 3, 15, 12, tzinfo=UTC).timestamp() * 1000)
 
 
 class Ledger:
@@ -74,6 +78,24 @@ def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Ledger:
     if getattr(request, "param", "sqlite") == "postgresql":
         return Ledger(request.getfixturevalue("postgres").create())
     return Ledger(tmp_path / "gateway.db")
+
+
+class Clock:
+    """The wall clock of all processes; `now` is Unix milliseconds."""
+
+    def __init__(self) -> None:
+        self.now = NOON
+
+    def __call__(self) -> int:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """What the books go by, standing still until a test moves it."""
+    clock = Clock()
+    monkeypatch.setattr(ledger_module, "now_ms", clock)
+    return clock
 
 
 @pytest.fixture

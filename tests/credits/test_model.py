@@ -6,21 +6,33 @@ import asyncio
 import os
 import sqlite3
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
 
+from gateway.credits import ledger
 from gateway.credits.provider import Hold, HoldLost
-from gateway.errors import OutOfCredits
-from tests.credits.conftest import Ledger
+from gateway.errors import OutOfCredits, SpendCapReached
+from tests.credits.capping import audit_caps
+from tests.credits.conftest import Clock, Ledger
 
 EXAMPLES = 400 if os.environ.get("TORTURE") else 12
 
 
+@pytest.fixture(autouse=True, scope="module")
+def it_is_always_noon() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ledger, "now_ms", Clock())
+        yield
+
+
 class Books(RuleBasedStateMachine):
-    """`available` and `held` per key as the model has them; real holds are kept in a bundle until they end."""
+    """`available`, `held` and `spent` per key as the model has them; real holds are kept in a bundle until they end. It
+    is one day, so what was spent in it is all that was spent."""
 
     keys = Bundle("keys")
     holds = Bundle("holds")
@@ -31,6 +43,7 @@ class Books(RuleBasedStateMachine):
         self.ledger = Ledger(Path(self.directory.name) / "model.db")
         self.runner = asyncio.Runner()
         self.model: dict[str, list[int]] = {}
+        self.caps: dict[str, int | None] = {}
         self.crashed: set[int] = set()
         self.references: dict[str, tuple[str, int]] = {}
         self.requests = 0
@@ -50,8 +63,15 @@ class Books(RuleBasedStateMachine):
 
     def create_key(self, credits):
         secret, key = self.runner.run(self.provider.create("u", credits=credits))
-        self.model[key.key_id] = [credits, 0]
+        self.model[key.key_id] = [credits, 0, 0]
+        self.caps[key.key_id] = None
         return secret, key.key_id
+
+    @rule(key=keys, cap=st.none() | st.integers(0, 60))
+    def cap(self, key, cap):
+        _, key_id = key
+        self.runner.run(self.provider.cap(key_id, {"day": cap}))
+        self.caps[key_id] = cap
 
     @rule(target=holds, key=keys, costs=st.lists(st.integers(1, 20), min_size=1, max_size=8))
     def hold_together(self, key, costs):
@@ -69,11 +89,15 @@ class Books(RuleBasedStateMachine):
 
         taken = []
         for cost, outcome in zip(costs, self.runner.run(take()), strict=True):
-            available, held = self.model[key_id]
-            if available >= cost:
+            available, held, spent = self.model[key_id]
+            cap = self.caps[key_id]
+            if cap is not None and spent + held + cost > cap:
+                assert isinstance(outcome, SpendCapReached)
+                assert outcome.members["spent"] == spent + held
+            elif available >= cost:
                 assert isinstance(outcome, Hold)
                 assert outcome.available == available - cost
-                self.model[key_id] = [available - cost, held + cost]
+                self.model[key_id] = [available - cost, held + cost, spent]
                 taken.append((outcome, key_id))
             else:
                 assert isinstance(outcome, OutOfCredits)
@@ -100,8 +124,8 @@ class Books(RuleBasedStateMachine):
                 return
             raise AssertionError("a hold of a dead process ended twice")
         self.runner.run(ending())
-        available, held = self.model[key_id]
-        self.model[key_id] = [available + hold.cost - kept, held - hold.cost]
+        available, held, spent = self.model[key_id]
+        self.model[key_id] = [available + hold.cost - kept, held - hold.cost, spent + kept]
 
     @rule(key=keys, amount=st.integers(1, 30), reference=st.sampled_from("abcdef"))
     def grant(self, key, amount, reference):
@@ -139,10 +163,14 @@ class Books(RuleBasedStateMachine):
 
     @invariant()
     def books_balance(self):
-        self.ledger.audit()
-        for key_id, (available, held) in self.model.items():
-            balance = self.runner.run(self.provider.balance(key_id))
-            assert (balance.available, balance.held) == (available, held)
+        audit_caps(self.ledger)
+        for key_id, (available, held, spent) in self.model.items():
+            key = self.runner.run(self.provider.get(key_id))
+            assert (key.available, key.held) == (available, held)
+            cap = key.spend_caps.day
+            assert (cap and (cap.cap, cap.spent)) == (
+                None if self.caps[key_id] is None else (self.caps[key_id], spent + held)
+            )
 
     def teardown(self) -> None:
         self.runner.run(self.context.__aexit__(None, None, None))

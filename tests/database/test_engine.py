@@ -80,7 +80,9 @@ def test_a_database_of_the_first_version_keeps_its_keys_and_they_have_no_permiss
     engine.dispose()
     open_database(f"sqlite:///{tmp_path}/x.db").close()
     connection = sqlite3.connect(tmp_path / "x.db")
-    assert connection.execute("SELECT key_id, balance, held, permissions FROM keys").fetchall() == [("k", 5, 2, "")]
+    assert connection.execute("SELECT key_id, balance, held, permissions, capped FROM keys").fetchall() == [
+        ("k", 5, 2, "", 0)
+    ]
     connection.close()
 
 

@@ -16,9 +16,10 @@ from sqlalchemy import event
 from gateway.billing import inbox, outbox
 from gateway.billing.low_balances import LowBalances, _read_moved
 from gateway.billing.outbox import Outbox
-from gateway.credits import answers, ledger, sales
+from gateway.credits import answers, capping, ledger, sales
 from gateway.credits.batch import HOLDS, End, Take, Transaction
 from gateway.credits.claims import Claim
+from gateway.credits.periods import day_of, month_of
 from gateway.credits.store_sqlite import SqliteStore
 from gateway.credits.unkey import adoption
 from gateway.database.engine import open_database
@@ -28,8 +29,8 @@ from gateway.database.tables import HOLDS_PER_INSTANCE, holds, keys
 from tests.database.moving.books import DEAD_INSTANCE, export_to, fill, import_from
 
 KEY = f"key_{3:020x}"
-READS = re.compile(r"Seq Scan on (entries|stripe_events|notifications|orders|answers)\b")
-GROWS = re.compile(r"\bSCAN (entries|stripe_events|notifications|orders|answers)\b")
+READS = re.compile(r"Seq Scan on (entries|stripe_events|notifications|orders|answers|spend_caps)\b")
+GROWS = re.compile(r"\bSCAN (entries|stripe_events|notifications|orders|answers|spend_caps)\b")
 
 
 def history_of_nothing(connection):
@@ -39,6 +40,11 @@ def history_of_nothing(connection):
     return ledger.history(connection, key_id, None, 50)
 
 
+def _periods():
+    now = ledger.now_ms()
+    return day_of(now), month_of(now)
+
+
 LOW = LowBalances(None, Outbox(is_on=False), [5], "me", every_seconds=1)
 QUESTIONS = {
     "balance": lambda db: ledger.find_balance(db, KEY),
@@ -46,6 +52,9 @@ QUESTIONS = {
     "next page of history": lambda db: ledger.history(db, KEY, ledger.history(db, KEY, None, 5)[-1].id, 50),
     "history behind somebody else's entry": lambda db: ledger.history(db, KEY, 4, 50),
     "history of a key without entries": history_of_nothing,
+    "a page of history, for a spend cap": lambda db: capping._read_page(db, 40, 50),
+    "spend cap": lambda db: capping._change(db, 3, {"day": 5}, capping.Tally(*_periods()), ledger.read_holds),
+    "spend caps of a page of keys": lambda db: ledger.list_keys(db, None, "", 100),
     "grant": lambda db: ledger.grant(db, KEY, 5, "promo", "test", "reference:1"),
     "grant again": lambda db: ledger.grant(db, KEY, 5, "promo", "test", "reference:1"),
     "progress of a sale": lambda db: sales.find_progress(db, "order:1"),
@@ -179,7 +188,7 @@ def test_no_call_reads_a_table_that_grows(books):
     transaction = Transaction(store, lambda: (DEAD_INSTANCE + 1) * HOLDS_PER_INSTANCE + 1)
     takes = [
         Take(None, sha256(b"%d" % n).digest(), 2, "/v1/personas", f"r{n}", 0.0, claim=Claim(b"%d" % n, b"", 1))
-        for n in (3, 4, 5)
+        for n in (1, 4, 5)
     ]
     transaction.commit(takes, [])
     takes[-1].claim.is_void = True
@@ -188,4 +197,5 @@ def test_no_call_reads_a_table_that_grows(books):
     database.close()
     found = plans(books, statements)
     assert any("entries" in step for step in found)
+    assert any("spend_caps" in step for step in found), "key 1 has a cap"
     assert [step for step in found if GROWS.search(step)] == []

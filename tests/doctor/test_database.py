@@ -203,6 +203,18 @@ def test_what_only_a_person_can_decide_is_counted(path):
     assert text.startswith("2: `gateway orders list`")
 
 
+def test_a_key_whose_cap_nobody_counts_is_told(path):
+    key = "INSERT INTO keys (key_id, key_hash, start, user_id, balance, held, enabled, created_at, capped)"
+    for number, capped in enumerate((0, 1)):
+        execute(path, (f"{key} VALUES ('k{number}', ?, 's', 'u', 0, 0, 1, 0, {capped})", bytes([number]) * 32))
+    execute(path, ("INSERT INTO spend_caps VALUES (2, 5, NULL, 0, 0, 0, 0)",))
+    assert "database: spend caps" not in examined(path)
+    for statement in ("UPDATE keys SET capped = 1", "UPDATE keys SET capped = 0"):
+        execute(path, (statement,))
+        state, text = examined(path)["database: spend caps"]
+        assert (state, text[:6]) == ("FAIL", "1 keys")
+
+
 def test_a_disk_that_fills_up_is_told_and_a_full_one_is_a_failure(path, monkeypatch):
     monkeypatch.setattr(module, "SPACE_WARN_BYTES", 1 << 60)
     assert examined(path)["database: free space"][0] == "warn"

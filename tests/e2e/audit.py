@@ -27,6 +27,7 @@ class Books:
             self.keys = ask("SELECT id, key_id, balance, held FROM keys")
             self.holds = ask("SELECT key, cost, request_id FROM holds")
             self.entries = ask("SELECT key, kind, amount, request_id, reason FROM entries")
+            self.caps = ask("SELECT key, month_spent FROM spend_caps")
         self.spent: dict[str, Entry] = {
             request_id: Entry(kind, amount, reason)
             for _, kind, amount, request_id, reason in self.entries
@@ -54,6 +55,7 @@ def audit(
     books = Books(database)
     _no_overspend(books)
     _books_balance(books)
+    _caps_count(books)
     _each_hold_ended_once(books, holds_may_be_open=holds_may_be_open)
     if upstream is not None:
         _failed_calls_are_free(books, upstream)
@@ -99,6 +101,16 @@ def _books_balance(books: Books) -> None:
         assert key_held == held[key], f"{name}: held {key_held}, open holds {held[key]}"
         assert balance is None or balance == total[key], f"{name}: balance {balance}, entries {total[key]}"
         assert balance is None or balance >= key_held, f"{name}: balance {balance}, held {key_held}"
+
+
+def _caps_count(books: Books) -> None:
+    """What counts for a key's spend caps is what it has spent and what it holds. (No test lasts for months.)"""
+    used: Counter[int] = Counter()
+    for key, kind, amount, _, _ in books.entries:
+        used[key] -= amount if kind == "spend" else 0
+    for key, cost, _ in books.holds:
+        used[key] += cost
+    assert [(key, spent, used[key]) for key, spent in books.caps if spent != used[key]] == [], "key, counted, used"
 
 
 def _each_hold_ended_once(books: Books, *, holds_may_be_open: bool) -> None:

@@ -23,6 +23,7 @@ import psutil
 
 from gateway.app import open_provider
 from gateway.config.load import load_config
+from gateway.credits.provider import NO_CHANGES, CapChanges
 from tests import preloaded
 from tests.database.template import prepare_database
 
@@ -76,13 +77,20 @@ class Gateway:
         self._groups: list[int] = []
 
     def create_key(
-        self, credits: int | None, user: str = "user-1", *, permissions: Sequence[str] = ()
+        self,
+        credits: int | None,
+        user: str = "user-1",
+        *,
+        permissions: Sequence[str] = (),
+        spend_caps: CapChanges = NO_CHANGES,
     ) -> tuple[str, str]:
         """A new key: its secret and its key_id."""
 
         async def create() -> tuple[str, str]:
             async with open_provider(load_config(self.config_file, {})) as provider:
-                secret, key = await provider.create(user, credits=credits, permissions=permissions)
+                secret, key = await provider.create(
+                    user, credits=credits, permissions=permissions, spend_caps=spend_caps
+                )
                 return secret, key.key_id
 
         return asyncio.run(create())

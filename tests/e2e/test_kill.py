@@ -28,6 +28,8 @@ from tests.e2e.upstream import Upstream
 CALLERS = 32
 KEYS = 4
 CREDITS = 1_000_000
+CAPS = [{}, {"day": CREDITS, "month": CREDITS}]
+"""Of every other key: never reached, so that all is counted."""
 OUTCOMES = {"ok": 8, "fail": 4, "slow": 4, "hang": 2, "stream": 4, "told": 3, "reset": 1, "missing": 1}
 VICTIMS = {"worker": 5, "group": 3, "main": 2}
 ROUTES = [
@@ -113,7 +115,7 @@ def harm_and_audit(directory: Path, harm: Harm, times: int, credits: dict[str, A
             credits=credits,
         )
         with gateway(directory, config) as running:
-            keys = [running.create_key(CREDITS, user=f"user-{number}")[0] for number in range(KEYS)]
+            keys = [running.create_key(CREDITS, f"user-{n}", spend_caps=CAPS[n % 2])[0] for n in range(KEYS)]
             running.start()
             load = Load(running, keys, chance)
             done, ended_after = asyncio.run(_harm_under(load, harm(running, times, chance), running))

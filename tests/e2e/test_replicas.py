@@ -70,7 +70,9 @@ def test_the_books_hold_when_replicas_are_killed_and_the_server_dies_under_load(
     url = postgres.create()
     sections = {"upstream": {"response_timeout_seconds": 0.5}, "routes": ROUTES, "credits": QUICK}
     with Upstream() as upstream, replicas(tmp_path, url, upstream.url, **sections) as both:
-        keys = [both[0].create_key(test_kill.CREDITS, user=f"user-{number}")[0] for number in range(KEYS)]
+        keys = [
+            both[0].create_key(test_kill.CREDITS, f"user-{n}", spend_caps=test_kill.CAPS[n % 2])[0] for n in range(KEYS)
+        ]
         for one in both:
             one.start()
         loads = [Load(one, keys, chance) for one in both]

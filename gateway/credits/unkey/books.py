@@ -23,8 +23,10 @@ from sqlalchemy import (
     update,
 )
 
+from gateway.credits import ledger, spend_caps
 from gateway.credits.instances import Orphan
 from gateway.credits.ledger import append_entry, lock_key, now_ms
+from gateway.credits.provider import CapChanges, SpendCaps
 from gateway.credits.secrets import START_LENGTH, hash_secret
 from gateway.credits.unkey.holds import UnkeyHold
 from gateway.database.tables import HOLDS_PER_INSTANCE, instances, keys, retired_keys, unkey_holds
@@ -62,13 +64,15 @@ def insert_key(
     credits: int | None,
     name: str | None,
     expires_at: int | None,
-) -> None:
+    caps: CapChanges,
+) -> SpendCaps:
     """Write down a key just made at Unkey, with its first credits (which are there already) as a `promo` entry."""
     hashed = hash_secret(secret.encode("utf-8"))
     insert_row(connection, unkey_id, hashed, secret[:START_LENGTH], user_id, name, expires_at)
+    row = lock_row(connection, unkey_id)
+    assert row is not None
+    spend_caps.begin(connection, row.id, caps, ledger.now_ms())
     if credits:
-        row = lock_row(connection, unkey_id)
-        assert row is not None
         append_entry(
             connection,
             row,
@@ -78,6 +82,7 @@ def insert_key(
             reference=f"create:{row.key_id}",
             balance_after=credits,
         )
+    return spend_caps.read_one(connection, find_by_number(connection, row.id), ledger.now_ms())
 
 
 def insert_row(
@@ -153,6 +158,12 @@ def is_of(table: Table, number: int) -> ColumnElement[bool]:
     return or_(table.c.key == number, and_(table.c.key == 0, table.c.key_hash.in_(hashes)))
 
 
+def read_holds(connection: Connection, number: int, since: int) -> Sequence[Row[int, int]]:
+    """Cost and time of the open holds that name the key and were taken since then."""
+    mine = unkey_holds.c.key == number, unkey_holds.c.created_at >= since
+    return connection.execute(select(unkey_holds.c.cost, unkey_holds.c.created_at).where(*mine)).all()
+
+
 # Stopping and replacing keys
 
 
@@ -197,6 +208,6 @@ def read_orphans(connection: Connection, limit: int = 10_000) -> list[Orphan]:
 
 def _hold(row: Row[Any]) -> UnkeyHold:
     hold = UnkeyHold(row.id, row.key, "", "", row.cost, row.key_hash)
-    hold.route, hold.request_id = row.route, row.request_id
+    hold.route, hold.request_id, hold.taken_at = row.route, row.request_id, row.created_at
     hold.cause = "the gateway died before Unkey's answer was written down"
     return hold

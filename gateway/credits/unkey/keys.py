@@ -8,22 +8,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection, Row
 
-from gateway.credits import ledger
+from gateway.credits import capping, ledger, spend_caps
 from gateway.credits.checks import (
     check_credits,
     check_expiry,
     check_grant,
     check_name,
     check_permissions,
+    check_spend_caps,
     check_user_id,
 )
-from gateway.credits.provider import ApiKey, Balance, Drift, Entry
+from gateway.credits.provider import NO_CAPS, NO_CHANGES, ApiKey, Balance, CapChanges, Drift, Entry, SpendCaps
 from gateway.credits.secrets import START_LENGTH, hash_secret
 from gateway.credits.unkey import books, doubts, grants, sales
 from gateway.credits.unkey.client import RemoteKey, UnkeyClient
@@ -94,6 +95,7 @@ class UnkeyKeys:
         name: str | None = None,
         expires_at: int | None = None,
         permissions: Sequence[str] = (),
+        caps: CapChanges = NO_CHANGES,
     ) -> tuple[str, ApiKey]:
         """See CreditsProvider.create. If the answer is lost, what Unkey made is a key whose secret nobody has."""
         if credits is not None:
@@ -102,11 +104,12 @@ class UnkeyKeys:
         check_permissions(permissions)
         check_name(name)
         check_expiry(expires_at)
+        check_spend_caps(caps)
         unkey_id, secret = await self._client.create_key(
             user_id, credits=credits, name=name, expires_at=expires_at, permissions=permissions
         )
-        await self._database.transaction(
-            lambda db: books.insert_key(db, secret, unkey_id, user_id, credits, name, expires_at)
+        capped = await self._database.transaction(
+            lambda db: books.insert_key(db, secret, unkey_id, user_id, credits, name, expires_at, caps)
         )
         self._on_new(hash_secret(secret.encode("utf-8")))
         # Not read back: Unkey's replica may not have it yet, and the secret is told only once.
@@ -122,6 +125,7 @@ class UnkeyKeys:
             expires_at=expires_at,
             revoked_at=None,
             permissions=tuple(permissions),
+            spend_caps=capped,
         )
         return secret, key
 
@@ -135,10 +139,8 @@ class UnkeyKeys:
     async def _join_now(self, row: Row[Any], remote: RemoteKey | None) -> ApiKey:
         """The key and its open holds as they are at one moment; the row may be older than Unkey's answer."""
         number = row.id
-        now, asked = await self._database.read(
-            lambda db: (books.find_by_number(db, number), books.read_asked(db, number))
-        )
-        return _join(now, remote, asked)
+        now, caps, asked = await self._database.read(lambda db: (*_read(db, number), books.read_asked(db, number)))
+        return _join(now, remote, caps, asked)
 
     async def identify(self, key_hash: bytes) -> ApiKey | None:
         """The key of this secret as our books and Unkey have it; None if it is in neither, or revoked."""
@@ -223,8 +225,19 @@ class UnkeyKeys:
         except GatewayError as error:
             logger.warning("the old key %s stays at Unkey, expired and retired: %s", row.unkey_id, error.cause)
         # Not read back, as in `create`: what Unkey had of the old key, the new one has.
-        now = await self._database.read(lambda db: books.find_row(db, key_id))
-        return None if now is None else (secret, _join(now, before, 0))
+        now, caps = await self._database.read(lambda db: _read(db, row.id))
+        return secret, _join(now, before, caps, 0)
+
+    async def cap(self, key_id: str, changes: CapChanges) -> ApiKey | None:
+        """See CreditsProvider.cap. Unkey knows nothing of it."""
+        check_spend_caps(changes)
+        row = await self._database.read(lambda db: books.find_row(db, key_id))
+        if row is None:
+            if await self.get(key_id) is None:
+                return None
+            raise Conflict("The key was made at Unkey and not used here yet: it can get caps after its first call.")
+        await capping.change(self._database, row.id, changes, books.read_holds)
+        return await self.get(key_id)
 
     async def _quiet(self, number: int) -> None:
         """Wait until what the old secret took is in the pool, and no grant is under way: the new key is made with what
@@ -276,9 +289,16 @@ class UnkeyKeys:
         return after if row is None else str(row.unkey_id)
 
     async def _join_all(self, remotes: Sequence[RemoteKey]) -> Sequence[ApiKey]:
-        rows = await self._database.read(lambda db: books.find_rows(db, [remote.key_id for remote in remotes]))
+        names = [remote.key_id for remote in remotes]
+
+        def look(connection: Connection) -> tuple[dict[str, Row[Any]], Mapping[int, SpendCaps]]:
+            rows = books.find_rows(connection, names)
+            return rows, spend_caps.read(connection, rows.values(), ledger.now_ms())
+
+        rows, caps = await self._database.read(look)
         return [
-            _join(rows[remote.key_id], remote, 0) if remote.key_id in rows else _foreign(remote) for remote in remotes
+            _join(row, remote, caps.get(row.id, NO_CAPS), 0) if (row := rows.get(remote.key_id)) else _foreign(remote)
+            for remote in remotes
         ]
 
 
@@ -288,7 +308,13 @@ def _may_lag(connection: Connection, number: int, remote: RemoteKey) -> bool:
     return any(drift.kept + doubtful > drift.ledger for drift in sales.compare(connection, [remote]))
 
 
-def _join(row: Row[Any], remote: RemoteKey | None, asked: int) -> ApiKey:
+def _read(connection: Connection, number: int) -> tuple[Row[Any], SpendCaps]:
+    """Our side of the key, and its caps."""
+    row = books.find_by_number(connection, number)
+    return row, spend_caps.read_one(connection, row, ledger.now_ms())
+
+
+def _join(row: Row[Any], remote: RemoteKey | None, caps: SpendCaps, asked: int) -> ApiKey:
     """A key as our books and Unkey have it together. `remote` None: it is gone there."""
     available: int | None = 0
     if remote is not None:
@@ -305,6 +331,7 @@ def _join(row: Row[Any], remote: RemoteKey | None, asked: int) -> ApiKey:
         expires_at=remote.expires_at if remote is not None else row.expires_at,
         revoked_at=row.revoked_at,
         permissions=tuple(remote.permissions) if remote is not None else (),
+        spend_caps=caps,
     )
 
 

@@ -21,9 +21,11 @@ from gateway.credits.claims import Claim
 from gateway.credits.heart import Heart
 from gateway.credits.journal import Journal
 from gateway.credits.provider import (
+    NO_CHANGES,
     NO_POLICY,
     ApiKey,
     Balance,
+    CapChanges,
     Drift,
     Entry,
     Hold,
@@ -159,9 +161,10 @@ class UnkeyProvider:
         name: str | None = None,
         expires_at: int | None = None,
         permissions: Sequence[str] = (),
+        spend_caps: CapChanges = NO_CHANGES,
     ) -> tuple[str, ApiKey]:
         return await self._keys.create(
-            user_id, credits=credits, name=name, expires_at=expires_at, permissions=permissions
+            user_id, credits=credits, name=name, expires_at=expires_at, permissions=permissions, caps=spend_caps
         )
 
     async def get(self, key_id: str) -> ApiKey | None:
@@ -193,6 +196,9 @@ class UnkeyProvider:
 
     async def rotate(self, key_id: str) -> tuple[str, ApiKey] | None:
         return await self._keys.rotate(key_id)
+
+    async def cap(self, key_id: str, spend_caps: CapChanges) -> ApiKey | None:
+        return await self._keys.cap(key_id, spend_caps)
 
     # Sales
 
@@ -231,4 +237,5 @@ class UnkeyProvider:
             open_store(self._database, HOLDS, self.journal.unsure),
             lambda: self.heart.instance * HOLDS_PER_INSTANCE + 1,
             checkout=self._checkout,
+            now_ms=ledger.now_ms,
         )

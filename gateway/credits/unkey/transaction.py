@@ -4,6 +4,9 @@ The pool of a key (`keys.balance`) holds credits that Unkey has already debited 
 drawn of it is the key's allotment. Credits enter the pool when a granted hold ends or is confirmed, leave it when they
 are spent, and are never sent back: an increment at Unkey is not idempotent and disturbs its live counter.
 
+A hold counts for its key's spend caps from when its row names the key: one whose call shows the key for the first time
+was asked for before anybody could know of a cap.
+
 - I1: a hold draws only what the pool has, read with the key locked; the rest is Unkey's to give.
 - I3: ending is `DELETE … RETURNING`, as with the local provider.
 """
@@ -36,7 +39,7 @@ from gateway.errors import GatewayError, InvalidKey, KeyDisabled
 HOLDS = HoldTable(
     "unkey_holds",
     ("id", "key", "key_hash", "cost", "drawn", "asked", "route", "request_id", "answered", "created_at"),
-    ("id", "drawn", "asked"),
+    ("id", "drawn", "asked", "key"),
     ("id", "answered", "drawn", "asked", "key"),
 )
 
@@ -60,6 +63,7 @@ class UnkeyTransaction(Transaction):
         wanted.strays = list(strays)
         wanted.lookups = [take.claim.lookup for take in takes if take.claim is not None]
         found = self._store.read(wanted)
+        changes.caps = self._count_caps(found.keys, takes, ends, now)
         for hold_id, key in found.keys_of_strays.items():
             strays[hold_id].key = key
         if notes:
@@ -80,7 +84,7 @@ class UnkeyTransaction(Transaction):
     # Taking
 
     def _take(self, takes: Sequence[Take], keys: dict[int, Key], changes: Changes, now: int) -> None:
-        changed, values, claims = changes.keys, changes.holds, changes.claims
+        changed, values, claims, caps = changes.keys, changes.holds, changes.claims, changes.caps
         hold_id = self._next_hold_id
         for take in takes:
             assert isinstance(take, UnkeyTake)
@@ -93,6 +97,10 @@ class UnkeyTransaction(Transaction):
             claim = take.claim if claims is not None else None
             is_repeat = claim is not None and claims is not None and claims.precede(claim)
             cost = 0 if is_repeat else take.cost
+            capped = None if caps is None else caps.refusal(take.number, cost)
+            if capped is not None:
+                take.outcome = capped
+                continue
             take.outcome = hold = _draw(take, cost, key)
             if not cost:
                 continue
@@ -105,7 +113,8 @@ class UnkeyTransaction(Transaction):
                 key[HELD] += hold.drawn
                 changed[take.number] = key
             values += (hold.id, take.number, take.key_hash, take.cost, hold.drawn, hold.asked)
-            values += (take.route, take.request_id, 0, now)
+            hold.taken_at = now if caps is None else caps.take(take.number, cost, now)
+            values += (take.route, take.request_id, 0, hold.taken_at)
         self._next_hold_id = hold_id
 
     # Ending
@@ -118,7 +127,7 @@ class UnkeyTransaction(Transaction):
         for end in notes:  # there may be two of a hold, and who waits for either must be told
             if end.hold.id not in open_ids:
                 mark_lost({end.hold.id: end}, ())
-        for hold_id, drawn, asked in found.looked_at:
+        for hold_id, drawn, asked, number in found.looked_at:
             hold = holds[hold_id]
             assert isinstance(hold, UnkeyHold)
             fresh = hold.debited if asked else 0
@@ -126,6 +135,8 @@ class UnkeyTransaction(Transaction):
                 key = changes.keys[hold.key] = found.keys[hold.key]
                 key[BALANCE] += fresh
                 key[HELD] += fresh
+            if changes.caps is not None and not number:
+                changes.caps.change(hold.key, hold.cost, hold.taken_at)
             changes.notes.append((hold.key, drawn + fresh, int(hold.is_answered), hold_id))
 
     def _close(self, found: Found, ends: dict[int, End], changes: Changes, now: int) -> None:
@@ -145,6 +156,9 @@ class UnkeyTransaction(Transaction):
             if key is not None:
                 key[HELD] -= drawn
                 changed[hold.key] = key
+            if changes.caps is not None:
+                kept = min(end.kept or 0, hold.cost) if hold.state is State.GRANTED else 0
+                changes.caps.change(hold.key, kept - (hold.cost if number else 0), hold.taken_at)
             if hold.state is State.DOUBTFUL and asked:
                 cause = hold.cause or end.reason
                 doubts += (hold.key, hold.key_hash, asked, hold.route, hold.request_id, cause, now)

@@ -98,6 +98,7 @@ class _Chain:
             "created_at": number,
             "last_entry": self._last[number],
             "permissions": "",
+            "capped": int(number == 1),
         }
         table = next(one for one in TABLES if one.name == "keys")
         return tuple(values.get(column) for column in columns_of(table))
@@ -111,6 +112,7 @@ def _write_the_rest(connection: Connection) -> None:
         "holds": [(first_hold + n, n + 1, 5, hold[0], f"{hold[1]}-{n}", n, 1) for n in range(2)],
         "unkey_holds": [(first_hold + 9, 0, some, 3, 0, 3, *hold, 0, 1)],
         "rate_windows": [(1, "a", 60_000, 1, 2, 3), (1, "b", 60_000, 1, 2, 3)],
+        "spend_caps": [(1, None, 10**9, 86_400_000, 5, 0, 7)],
         "requests": [(bytes([n]), some, some, None, 1, "key_1", 200, b"\x00\xff", 1) for n in range(3)],
         "answers": [(b"\x00\xff", some, 1, 1, b"\x00\xff", 2, 1), (b"\xff", some, first_hold, 0, None, 0, 1)],
         "doubts": [(4, 1, some, 3, *hold, "no answer", 1, None, None)],
