@@ -131,8 +131,9 @@ class CreditsSection(Section):
     """local: the gateway's own database. unkey: Unkey's API."""
     signup_credits: Credits = 100
     """Credits a new user gets, once."""
-    hold_timeout_seconds: Seconds = 2
-    """Longest wait for the store when a key is checked; then 503."""
+    hold_timeout_seconds: Seconds = 1.5
+    """Longest wait for the store when a key is checked; then 503. With what a call waits before that while nobody knows
+    that the store is away, this makes two seconds."""
     heartbeat_seconds: Seconds = 5
     """How often a process says that it is alive."""
     dead_after_seconds: Seconds = 20

@@ -45,7 +45,7 @@ JOIN_SECONDS = 2.0
 """And then for a commit that is under way: a disk that hangs must not keep the process."""
 QUARANTINE_SECONDS_MAX = 60.0
 """Longest pause before an end that SQL refuses is tried again."""
-STALL_SECONDS = 0.5
+STALL_SECONDS = 0.3
 """A commit that takes longer waits for somebody else's: for a lock, for a disk, for a server that is away."""
 RETRY_SECONDS = 0.05
 """Pause before ends are tried again after a commit that failed."""

@@ -57,7 +57,7 @@ PREFIX_BYTES = PREFIX.encode()
 class Settings:
     """How long a caller waits for a hold, how often we beat and when a silent process is dead, in seconds."""
 
-    hold_timeout_seconds: float = 2
+    hold_timeout_seconds: float = 1.5
     heartbeat_seconds: float = 5
     dead_after_seconds: float = 20
     checkout: str | None = None

@@ -51,7 +51,7 @@ from gateway.errors import InvalidKey
 class UnkeySettings:
     """Times in seconds. `canary_key` is the secret of a key that Unkey must find; None: it is not checked."""
 
-    hold_timeout_seconds: float = 2
+    hold_timeout_seconds: float = 1.5
     heartbeat_seconds: float = 5
     dead_after_seconds: float = 20
     resolve_seconds: float = RESOLVE_SECONDS
