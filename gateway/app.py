@@ -188,7 +188,7 @@ class Gateway:
 
     def watch(self, listener: Listener) -> None:
         """Show the listener's numbers. Called by the worker that serves this app."""
-        self._metrics.collect_gauges(lambda: [("connections_open", (), listener.connections_open)])
+        self._metrics.collect_gauges(listener.gauges)
         self._metrics.add_refusals(listener.refusals)
         listener.always = self._control
         self._intake = listener.intake

@@ -77,6 +77,10 @@ FAMILIES: dict[str, Family] = {
     "database_batch_size": Family("histogram", "Changes that share one transaction.", (), ROWS),
     "tasks": Family("gauge", "Tasks of the event loop: one for each running call, and a few of the gateway's own."),
     "connections_open": Family("gauge", "Callers' connections."),
+    "requests_waiting": Family("gauge", "Requests that wait at the door, unread, until there is room for them."),
+    "overloaded": Family(
+        "gauge", "1 while a worker refuses who has waited for long: more come than it can serve.", over_workers="max"
+    ),
     "upstream_connections_open": Family("gauge", "Connections to the upstream, in use or idle.", ("upstream",)),
     "upstream_connections_idle": Family("gauge", "Connections to the upstream that wait for a call.", ("upstream",)),
     "upstream_connections_waiting": Family("gauge", "Calls that wait for a connection.", ("upstream",)),

@@ -96,6 +96,11 @@ class Intake:
         self._allowance_seconds = 0.0
         self._refilled_at = 0.0
 
+    @property
+    def waiting(self) -> int:
+        """How many are at the door."""
+        return len(self._held)
+
     def admits(self) -> bool:
         """Whether one more request may begin. On the hot path."""
         return not self._held and self._count_running() < self._calls_max and self._has_room()

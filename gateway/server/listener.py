@@ -17,7 +17,7 @@ from gateway.server.protocol import HttpProtocol
 from gateway.server.response import ResponseHead
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterator
 
     from starlette.types import ASGIApp
     from uvicorn import Config
@@ -102,6 +102,11 @@ class Listener:
         if not self._held:
             self.loop.call_soon(self._send_held_heads)
         self._held.append(exchange)
+
+    def gauges(self) -> Iterator[tuple[str, tuple[str, ...], float]]:
+        yield "connections_open", (), self.connections_open
+        yield "requests_waiting", (), self.intake.waiting
+        yield "overloaded", (), int(self.intake.is_overloaded)
 
     def close(self) -> None:
         self.deadlines.unwatch(self)

@@ -89,7 +89,7 @@ REQUESTS = ("requests_total", "method=POST", "route=/v1/personas", "status=200")
 
 
 def test_what_the_server_refuses_counts_with_what_the_proxy_refuses(metrics):
-    listener = SimpleNamespace(connections_open=3, refusals={"bad-request": 1}, intake=None)
+    listener = SimpleNamespace(gauges=lambda: [("connections_open", (), 3)], refusals={"bad-request": 1}, intake=None)
     Gateway(Config(), metrics).watch(listener)
     listener.refusals["bad-request"] += 1
     listener.refusals["request-timeout"] = 4

@@ -124,7 +124,9 @@ def test_while_the_journal_is_busy_requests_wait_unread_for_room_and_nobody_is_r
         intake.backlog = queue = Queue(pending=AHEAD_MAX)
         callers = [server.call(request_) for request_ in (GET, POST, CHUNKED, GET.replace(b"GET", b"HEAD"))]
         slow = server.call(POST[:-1])
-        wait_until(lambda: server.in_loop(lambda: len(intake._held)) == 5)
+        wait_until(lambda: server.in_loop(lambda: intake.waiting) == 5)
+        seen = {name: value for name, _, value in server.in_loop(lambda: list(server.listener.gauges()))}
+        assert seen == {"connections_open": 5, "requests_waiting": 5, "overloaded": 0}
         assert not app.entered
         slow.send(POST[-1:])
         queue.pending = 0
@@ -152,7 +154,7 @@ def test_while_nothing_gets_through_the_journal_all_are_let_in_to_hear_why(app):
     with serving(app) as server:
         server.listener.intake.backlog = queue = Queue(pending=1_000)
         caller = server.call(GET)
-        wait_until(lambda: server.in_loop(lambda: len(server.listener.intake._held)) == 1)
+        wait_until(lambda: server.in_loop(lambda: server.listener.intake.waiting) == 1)
         queue.is_stalled = True
         assert caller.response()[0] == 200
         assert server.call(GET).response()[0] == 200
