@@ -6,6 +6,7 @@ Its own way, the mark `xdist_group`, says so in a test's id, which pytest 9.2 do
 from __future__ import annotations
 
 from xdist.scheduler import LoadScopeScheduling
+from xdist.workermanage import WorkerController
 
 MODULES = frozenset(
     f"tests/{name}.py"
@@ -30,3 +31,10 @@ class Together(LoadScopeScheduling):
     def _split_scope(self, nodeid: str) -> str:
         module = nodeid.partition("::")[0]
         return module if module in MODULES else nodeid
+
+    def mark_test_complete(self, node: WorkerController, item_index: int, duration: float = 0) -> None:
+        """And what is done is forgotten: it would be counted again after each test, all of it."""
+        super().mark_test_complete(node, item_index, duration)
+        given = self.assigned_work[node]
+        for scope in [scope for scope, tests in given.items() if all(tests.values())]:
+            del given[scope]

@@ -77,14 +77,14 @@ class PostgresDatabase(Database):
     def __init__(self, parameters: dict[str, Any], engine: Engine) -> None:
         self._parameters = parameters
         self._engine = engine
+        self._snapshots = engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
         self._worker = Worker("database", threads=THREADS)
 
     async def transaction(self, work: Callable[[Connection], Result]) -> Result:
         return await self._run(self._engine, work)
 
     async def read(self, work: Callable[[Connection], Result]) -> Result:
-        snapshot = self._engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
-        return await self._run(snapshot, work)
+        return await self._run(self._snapshots, work)
 
     def connect(self, *, lock_timeout_ms: int) -> PostgresConnection:
         """A plain driver connection, for the journal. Raises psycopg.Error."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sqlalchemy import Connection, inspect
+from sqlalchemy import Connection
 from sqlalchemy.exc import OperationalError
 
 if TYPE_CHECKING:
@@ -18,6 +18,11 @@ HEAD = "0008"
 """The newest revision in migrations/versions."""
 MIGRATION_LOCK = 0x6761_7465_7761_7900
 """PostgreSQL's advisory lock of whoever migrates: `gateway` in ASCII."""
+IS_THERE = {
+    "sqlite": "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'alembic_version'",
+    "postgresql": "SELECT to_regclass('alembic_version')",
+}
+"""Something, where there is the table that says which schema this is."""
 HOW = "run `gateway migrate` once, with the gateway of this version"
 
 
@@ -65,7 +70,7 @@ def check_schema(connection: Connection) -> None:
 
 
 def _read_revision(connection: Connection) -> str | None:
-    if not inspect(connection).has_table("alembic_version"):
+    if connection.exec_driver_sql(IS_THERE[connection.dialect.name]).scalar() is None:
         return None
     found: str | None = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
     return found

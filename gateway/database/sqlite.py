@@ -46,13 +46,14 @@ class SqliteDatabase(Database):
         self.path = path
         self.files = OpenFiles(path)
         self._engine = engine
+        self._snapshots = engine.execution_options(begin="BEGIN")
         self._worker = Worker("database")
 
     async def transaction(self, work: Callable[[Connection], Result]) -> Result:
         return await self._worker.run(partial(self._run_on, self._engine, work))
 
     async def read(self, work: Callable[[Connection], Result]) -> Result:
-        return await self._worker.run(partial(self._run_on, self._engine.execution_options(begin="BEGIN"), work))
+        return await self._worker.run(partial(self._run_on, self._snapshots, work))
 
     def _run_on(self, engine: Engine, work: Callable[[Connection], Result]) -> Result:
         try:
