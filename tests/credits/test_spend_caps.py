@@ -271,6 +271,19 @@ def test_a_cap_that_is_set_in_the_midst_counts_what_was_spent_already(ledger, ru
     run(main())
 
 
+def test_a_month_that_has_just_begun_is_counted_whole_though_clocks_differ(ledger, run, clock):
+    async def main():
+        async with ledger.provider() as provider:
+            secret, key = await provider.create("u", credits=1_000)
+            for now, cost in [(APRIL - 100, 1), (APRIL + 5, 10), (APRIL - 5, 100), (APRIL + 10, 200)]:
+                clock.now = now
+                await spend(provider, secret, cost)
+            caps = (await provider.cap(key.key_id, {"day": 500, "month": 500})).spend_caps
+            assert (caps.day.spent, caps.month.spent) == (210, 210)
+
+    run(main())
+
+
 @pytest.mark.parametrize("page", [1, 2, 1_000])
 def test_calls_while_a_cap_is_being_set_are_counted_once(ledger, run, monkeypatch, page):
     """The ledger has been read, the cap is not yet set: this is where all calls happen."""
@@ -394,6 +407,10 @@ def test_caps_change_one_by_one_and_what_is_spent_stays(ledger, run):
                 assert (caps.month and (caps.month.cap, caps.month.spent)) == month
                 audit_caps(ledger)
             assert (await refused(provider, secret, 1))["spent"] == 9
+            together = await asyncio.gather(
+                *(take(provider, secret, cost) for cost in (1, 0) * 4), return_exceptions=True
+            )
+            assert [isinstance(outcome, Hold) for outcome in together] == [False, True] * 4
             lifted = await provider.cap(key.key_id, {"day": None, "month": None})
             assert lifted.spend_caps == NO_CAPS
             assert ledger.count("spend_caps") == 0
