@@ -248,7 +248,7 @@ def test_a_cap_that_is_set_in_the_midst_counts_what_was_spent_already(ledger, ru
         async with ledger.provider() as provider:
             clock.now = NOON - 40 * DAY_MS
             secret, key = await provider.create("u", credits=10_000)
-            other, _ = await provider.create("u", credits=10_000)
+            other, _ = await provider.create("u", credits=20_000)
             await spend(provider, secret, 1_000)
             old = await take(provider, secret, 2_000)
             clock.now = NOON - DAY_MS
@@ -260,6 +260,7 @@ def test_a_cap_that_is_set_in_the_midst_counts_what_was_spent_already(ledger, ru
                 await spend(provider, secret, cost)
                 await spend(provider, other, 3_000)
             todays = await take(provider, secret, 5)
+            await take(provider, other, 3_000)
             capped = await provider.cap(key.key_id, {"day": 70, "month": 800})
             assert capped.spend_caps == SpendCaps(SpendCap(70, 65, MIDNIGHT), SpendCap(800, 765, APRIL))
             assert (await refused(provider, secret, 6))["cap"] == "day"
@@ -352,12 +353,14 @@ def test_midnight_while_the_ledger_is_being_read_makes_it_be_read_again(ledger, 
 
             async def read_till_midnight(*args):
                 tally = await working(*args)
+                monkeypatch.setattr(capping, "_tally", working)
                 clock.now = MIDNIGHT
+                await spend(provider, secret, 5)
                 return tally
 
             monkeypatch.setattr(capping, "_tally", read_till_midnight)
             capped = await provider.cap(key.key_id, {"day": 50, "month": 50})
-            assert capped.spend_caps == SpendCaps(SpendCap(50, 0, MIDNIGHT + DAY_MS), SpendCap(50, 30, APRIL))
+            assert capped.spend_caps == SpendCaps(SpendCap(50, 5, MIDNIGHT + DAY_MS), SpendCap(50, 35, APRIL))
 
     run(main())
 
