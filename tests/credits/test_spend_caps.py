@@ -248,7 +248,7 @@ def test_a_cap_that_is_set_in_the_midst_counts_what_was_spent_already(ledger, ru
         async with ledger.provider() as provider:
             clock.now = NOON - 40 * DAY_MS
             secret, key = await provider.create("u", credits=10_000)
-            other, _ = await provider.create("u", credits=10_000)
+            other, _ = await provider.create("u", credits=20_000)
             await spend(provider, secret, 1_000)
             old = await take(provider, secret, 2_000)
             clock.now = NOON - DAY_MS
@@ -260,6 +260,7 @@ def test_a_cap_that_is_set_in_the_midst_counts_what_was_spent_already(ledger, ru
                 await spend(provider, secret, cost)
                 await spend(provider, other, 3_000)
             todays = await take(provider, secret, 5)
+            await take(provider, other, 3_000)
             capped = await provider.cap(key.key_id, {"day": 70, "month": 800})
             assert capped.spend_caps == SpendCaps(SpendCap(70, 65, MIDNIGHT), SpendCap(800, 765, APRIL))
             assert (await refused(provider, secret, 6))["cap"] == "day"
@@ -267,6 +268,19 @@ def test_a_cap_that_is_set_in_the_midst_counts_what_was_spent_already(ledger, ru
             for hold in (old, yesterdays, todays):
                 await provider.release(hold, "test")
             assert await spent(provider, key.key_id) == (65, 365)
+
+    run(main())
+
+
+def test_a_month_that_has_just_begun_is_counted_whole_though_clocks_differ(ledger, run, clock):
+    async def main():
+        async with ledger.provider() as provider:
+            secret, key = await provider.create("u", credits=1_000)
+            for now, cost in [(APRIL - 100, 1), (APRIL + 5, 10), (APRIL - 5, 100), (APRIL + 10, 200)]:
+                clock.now = now
+                await spend(provider, secret, cost)
+            caps = (await provider.cap(key.key_id, {"day": 500, "month": 500})).spend_caps
+            assert (caps.day.spent, caps.month.spent) == (210, 210)
 
     run(main())
 
@@ -339,12 +353,14 @@ def test_midnight_while_the_ledger_is_being_read_makes_it_be_read_again(ledger, 
 
             async def read_till_midnight(*args):
                 tally = await working(*args)
+                monkeypatch.setattr(capping, "_tally", working)
                 clock.now = MIDNIGHT
+                await spend(provider, secret, 5)
                 return tally
 
             monkeypatch.setattr(capping, "_tally", read_till_midnight)
             capped = await provider.cap(key.key_id, {"day": 50, "month": 50})
-            assert capped.spend_caps == SpendCaps(SpendCap(50, 0, MIDNIGHT + DAY_MS), SpendCap(50, 30, APRIL))
+            assert capped.spend_caps == SpendCaps(SpendCap(50, 5, MIDNIGHT + DAY_MS), SpendCap(50, 35, APRIL))
 
     run(main())
 
@@ -394,6 +410,10 @@ def test_caps_change_one_by_one_and_what_is_spent_stays(ledger, run):
                 assert (caps.month and (caps.month.cap, caps.month.spent)) == month
                 audit_caps(ledger)
             assert (await refused(provider, secret, 1))["spent"] == 9
+            together = await asyncio.gather(
+                *(take(provider, secret, cost) for cost in (1, 0) * 4), return_exceptions=True
+            )
+            assert [isinstance(outcome, Hold) for outcome in together] == [False, True] * 4
             lifted = await provider.cap(key.key_id, {"day": None, "month": None})
             assert lifted.spend_caps == NO_CAPS
             assert ledger.count("spend_caps") == 0

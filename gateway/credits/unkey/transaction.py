@@ -157,7 +157,7 @@ class UnkeyTransaction(Transaction):
                 key[HELD] -= drawn
                 changed[hold.key] = key
             if changes.caps is not None:
-                kept = min(end.kept or 0, hold.cost) if hold.state is State.GRANTED else 0
+                kept = min(end.kept or 0, hold.cost)  # none of what was refused or is in doubt
                 changes.caps.change(hold.key, kept - (hold.cost if number else 0), hold.taken_at)
             if hold.state is State.DOUBTFUL and asked:
                 cause = hold.cause or end.reason
