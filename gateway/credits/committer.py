@@ -31,6 +31,8 @@ class Committer:
         self._inbox: SimpleQueue[tuple[Batch, threading.Lock | None] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
         self._is_quick = True
+        self.commit_seconds = 0.0
+        """How long the last commit took."""
         self._failure: Exception | None = None
         self._is_done = threading.Lock()
         self._is_done.acquire()
@@ -70,7 +72,8 @@ class Committer:
                 self._commit(batch)
             except Exception as error:  # noqa: BLE001 - those who wait must be told whatever happens
                 failure = error
-            self._is_quick = perf_counter() - began < PATIENCE_SECONDS
+            self.commit_seconds = perf_counter() - began
+            self._is_quick = self.commit_seconds < PATIENCE_SECONDS
             if first is not None and first.acquire(blocking=False):
                 self._failure = failure
                 self._is_done.release()

@@ -45,7 +45,12 @@ JOIN_SECONDS = 2.0
 """And then for a commit that is under way: a disk that hangs must not keep the process."""
 QUARANTINE_SECONDS_MAX = 60.0
 """Longest pause before an end that SQL refuses is tried again."""
-STALL_SECONDS = 0.3
+FULL_AT = 48
+"""Changes that may wait, where a commit takes a millisecond or two: two batches of a good size."""
+FULL_AT_MOST = 4 * BATCH_MAX
+QUICK_SECONDS = 0.003
+"""Where a commit takes longer, so much more must wait as not to wait for commits alone."""
+STALL_SECONDS = 0.25
 """A commit that takes longer waits for somebody else's: for a lock, for a disk, for a server that is away."""
 RETRY_SECONDS = 0.05
 """Pause before ends are tried again after a commit that failed."""
@@ -84,7 +89,10 @@ class Journal:
         self._committer = Committer(self._commit, loop, self._committed)
         self.holds_open = 0
         self._commit_began = 0.0
+        self._commit_seconds = 0.0
         self._is_failing = False
+        self.full_at = FULL_AT
+        """How many may wait, to keep it at its best."""
         self.deadline = NEVER
 
     def open(self) -> None:
@@ -289,6 +297,8 @@ class Journal:
     def _committed(self, batch: Batch, failure: Exception | None) -> None:
         self._committing = None
         self._is_failing = failure is not None
+        self._commit_seconds += (self._committer.commit_seconds - self._commit_seconds) / 8
+        self.full_at = min(FULL_AT_MOST, max(FULL_AT, int(FULL_AT * self._commit_seconds / QUICK_SECONDS)))
         if failure is None:
             self._succeeded(batch)
         else:

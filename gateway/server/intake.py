@@ -4,23 +4,26 @@ More work at once makes all of it later, and under overload until nothing is in 
 all times, and the rest waits at the door, where it costs nothing: unparsed, before a key is looked up or a credit is
 held.
 
-*How many may begin?* As many as keep the journal and the loop busy: AHEAD_MAX that have begun and are not yet through
-the journal. (Who waits for its upstream is no work, and not counted.) So the rate is the process's best whatever that
-is, and nothing has to be tuned. Where the journal stands still, the database is at fault and not the crowd: then all
-are let in, and the journal tells them.
+*How many may begin?* As many as keep the journal and the loop busy: so many that have begun and are not yet through the
+journal as it says it is at its best with. (Who waits for its upstream is no work, and not counted.) So the rate is the
+process's best whatever that is, and nothing has to be tuned. Where the journal stands still, the database is at fault
+and not the crowd: then all are let in, and the journal tells them.
 
-*Who next?* The oldest, as long as nobody has waited for FIFO_SECONDS: a crowd is served in its order. Then the newest:
-what waits for longer is late already, and would make late whoever comes after it (adaptive LIFO).
+*Who next?* The oldest: a crowd is served in its order. But when somebody has waited for FIFO_SECONDS, and in the last
+WINDOW_SECONDS the queue has not become shorter, the newest: who has waited for longer is late already, and would make
+late whoever comes after (adaptive LIFO). So whoever is served is served soon from the first moment of an overload on,
+long before it is known to be one.
 
-*Who is refused?* Nobody of a burst, for its end is near. But when the oldest has waited for STAND_SECONDS, and in the
-last WINDOW_SECONDS at least half as many have come as were let in, the queue will not go away by itself: an overload.
-From then on, whoever has waited for PATIENCE_SECONDS is told 503, oldest first, until nobody has and fewer come.
+*Who is refused?* Nobody of a burst, for its end is near. But when somebody has waited for STAND_SECONDS, and the queue
+would not be gone before he has waited for WAIT_MAX_SECONDS at the rate at which it shrinks, it is an overload. From
+then on, whoever has waited for PATIENCE_SECONDS is told 503, oldest first, until nobody has and it shrinks.
 Refusals get REFUSAL_SHARE of the time. Each connection waits with one request only, so callers who ask again at once
 can't have more of the process than that.
 """
 
 from __future__ import annotations
 
+import logging
 import re
 import time
 from collections import deque
@@ -32,12 +35,12 @@ if TYPE_CHECKING:
 
     from gateway.server.protocol import HttpProtocol
 
-AHEAD_MAX = 48
-"""Calls begun in this turn of the loop and changes that wait for the journal: two batches of a good size."""
 FIFO_SECONDS = 0.05
 STAND_SECONDS = 0.5
 """How long a burst may last. On the way into an overload, this is how late the first of those too many are told."""
-WINDOW_SECONDS = 0.1
+WINDOW_SECONDS = 0.05
+SHRINKING = 0.1
+"""A queue shrinks if fewer come than are let in, by this share of them."""
 PATIENCE_SECONDS = 0.05
 """How long a request waits for room, under overload, before it is refused: what comes at the same moment is not yet too
 much."""
@@ -46,10 +49,13 @@ WAIT_MAX_SECONDS = 2.0
 REFUSAL_SHARE = 0.15
 """Of the process's time, at most, for telling callers that there is no room."""
 ALLOWANCE_MAX_SECONDS = 0.002
-LENGTH = re.compile(rb"(?<=\r\n)content-length: ?([0-9]{1,9})\r\n")
 LOOK_SECONDS = 0.001
 REFUSALS_PER_LOOK = 64
 """So many at a time: the turn of the loop must stay short."""
+
+LENGTH = re.compile(rb"(?<=\r\n)content-length: ?([0-9]{1,9})\r\n")
+
+logger = logging.getLogger(__name__)
 
 
 class Backlog(Protocol):
@@ -60,6 +66,10 @@ class Backlog(Protocol):
         """How many wait."""
 
     @property
+    def full_at(self) -> int:
+        """How many may wait, to keep it at its best."""
+
+    @property
     def is_stalled(self) -> bool:
         """Whether they wait because nothing gets through."""
 
@@ -68,6 +78,7 @@ class NoBacklog:
     """Nothing waits."""
 
     pending = 0
+    full_at = 48
     is_stalled = False
 
 
@@ -89,7 +100,7 @@ class Intake:
         self._clock = clock
         self._begun = 0
         self._held: deque[tuple[float, HttpProtocol]] = deque()
-        self._is_looking = False
+        self._is_looking = self._is_standing = False
         self._window_began = 0.0
         self._came = 0
         self._let_in = 0
@@ -117,7 +128,8 @@ class Intake:
 
     def _has_room(self) -> bool:
         """For one more, which is counted."""
-        if self._begun + self.backlog.pending >= AHEAD_MAX and not self.backlog.is_stalled:
+        backlog = self.backlog
+        if self._begun + backlog.pending >= backlog.full_at and not backlog.is_stalled:
             return False
         if not self._begun:
             self._loop.call_soon(self._begin_anew)
@@ -132,36 +144,46 @@ class Intake:
 
     def _look(self) -> None:
         held, now = self._held, self._clock()
-        is_full = self._admit_held(now)
-        if held and now - self._window_began >= WINDOW_SECONDS:
-            self._judge(now)
-        if held:
+        try:
+            if held and now - self._window_began >= WINDOW_SECONDS:
+                self._judge(now)
+            is_full = self._admit_held(now)
             self._refuse_held(now, PATIENCE_SECONDS if self.is_overloaded or is_full else WAIT_MAX_SECONDS)
-        if held:
-            self._loop.call_later(LOOK_SECONDS, self._look)
-        else:
-            self._is_looking = self.is_overloaded = False
+        finally:
+            # Whatever happens: nobody else lets in those who wait here.
+            if held:
+                self._loop.call_later(LOOK_SECONDS, self._look)
+            else:
+                self._is_looking = self._is_standing = self.is_overloaded = False
 
     def _admit_held(self, now: float) -> bool:
         """Let in as many as there is room for. Whether as many run as may run at all."""
         held = self._held
-        is_newest_first = bool(held) and (self.is_overloaded or now - held[0][0] > FIFO_SECONDS)
         while held:
+            is_late = held[0][0] < now - FIFO_SECONDS
+            end = -1 if self.is_overloaded or (is_late and self._is_standing) else 0
+            since, caller = held[end]
+            if caller.leaving:
+                del held[end]
+                continue
+            if self.is_overloaded and since < now - PATIENCE_SECONDS:
+                break
             if self._count_running() >= self._calls_max:
                 return True
-            if self.is_overloaded and held[-1][0] < now - PATIENCE_SECONDS:
-                break
             if not self._has_room():
                 break
+            del held[end]
             self._let_in += 1
-            _, caller = held.pop() if is_newest_first else held.popleft()
-            caller.on_admitted()
+            self._tell(caller, caller.on_admitted)
         return False
 
     def _judge(self, now: float) -> None:
+        """Look back on a window of time."""
         waited = now - self._held[0][0]
+        gone = self._let_in - self._came
+        self._is_standing = gone < SHRINKING * self._let_in
         if not self.is_overloaded or waited <= PATIENCE_SECONDS:
-            stands = 2 * self._came > self._let_in
+            stands = len(self._held) > gone * (WAIT_MAX_SECONDS - waited) / WINDOW_SECONDS
             self.is_overloaded = stands and (self.is_overloaded or waited > STAND_SECONDS)
         # else whoever is too late by then is told so, however few come meanwhile
         self._begin_window(now)
@@ -179,9 +201,19 @@ class Intake:
             for _ in range(min(REFUSALS_PER_LOOK, len(held))):
                 if held[0][0] > now - patience_seconds:
                     break
-                held.popleft()[1].on_turned_away()
+                caller = held.popleft()[1]
+                self._tell(caller, caller.on_turned_away)
             allowance = min(allowance, ALLOWANCE_MAX_SECONDS) - (time.thread_time() - began)
         self._allowance_seconds = allowance
+
+    @staticmethod
+    def _tell(caller: HttpProtocol, tell: Callable[[], None]) -> None:
+        """A defect that one request brings to light is not to stop the others."""
+        try:
+            tell()
+        except Exception:
+            logger.exception("a request that had waited at the door")
+            caller.abort()
 
 
 def is_plain(data: bytes, end: int, always: Collection[bytes]) -> bool:

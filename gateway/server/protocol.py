@@ -176,6 +176,8 @@ class HttpProtocol(Connection):
         if not admitted and path not in listener.always:
             keep_alive = framing.keep_alive and complete  # who is refused need not send the rest
             self._turn_away(data, len(data) - len(rest), to_head=method == "HEAD", keep_alive=keep_alive)
+            if not complete:
+                self.pause_reading()  # it is time for the rest when there is room
             return
         text = path.decode("ascii")
         scope: Scope = {
@@ -302,6 +304,8 @@ class HttpProtocol(Connection):
             return
         length, to_head, keep_alive = turned_away
         del self._unparsed[:length]
+        if len(self._unparsed) <= BUFFER_MAX_BYTES:
+            self.resume_reading()
         keep_alive = keep_alive and not self.draining
         self.write(self.listener.overloaded(to_head, keep_alive))
         self._wait_for_next() if keep_alive else self.linger()

@@ -8,13 +8,13 @@ from itertools import count
 
 import pytest
 
+from gateway.credits.journal import FULL_AT
 from gateway.server.intake import (
     FIFO_SECONDS,
-    LOOK_SECONDS,
     PATIENCE_SECONDS,
-    REFUSALS_PER_LOOK,
     STAND_SECONDS,
     WAIT_MAX_SECONDS,
+    WINDOW_SECONDS,
     Intake,
 )
 
@@ -28,6 +28,8 @@ class Process:
     """A loop with a clock, and behind the door a journal that gets through one call in each STEP."""
 
     is_stalled = False
+    full_at = FULL_AT
+    is_paused = False
 
     def __init__(self):
         self.now = 0.0
@@ -56,13 +58,15 @@ class Process:
         self.now = until
 
     def _work(self):
-        if self.running:
+        if self.running and not self.is_paused:
             self.running.pop(0).on_done()
         self.call_later(STEP, self._work)
 
 
 class Caller:
     """One request. `entered`, `refused`: when, after it came."""
+
+    leaving = False
 
     def __init__(self, process, then=None):
         self.process = process
@@ -145,6 +149,50 @@ def test_a_burst_that_comes_in_the_time_of_a_breath_is_served_to_the_last(proces
     assert len(entered(callers)) == len(callers)
 
 
+@pytest.mark.parametrize(("load", "seconds"), [(0.9, 0.1), (0.8, 0.2), (0.6, 0.25)])
+def test_after_a_pause_at_an_ordinary_load_nobody_is_refused_and_the_queue_is_served_in_its_order(
+    process, load, seconds
+):
+    callers = come(process, load * CAPACITY, 1)
+    process.is_paused = True
+    callers += come(process, load * CAPACITY, seconds)
+    process.is_paused = False
+    callers += come(process, load * CAPACITY, 4)
+    assert not refused(callers)
+    assert entered(callers)[-1] < seconds + 2 * (FIFO_SECONDS + WINDOW_SECONDS)
+
+
+@pytest.mark.parametrize(("load", "size"), [(0.6, 1_000), (0.55, 1_500)])
+def test_a_burst_on_top_of_an_ordinary_load_is_served_to_the_last(process, load, size):
+    callers = come(process, load * CAPACITY, 1)
+    callers += [Caller(process) for _ in range(size)]
+    callers += come(process, load * CAPACITY, 4)
+    assert not refused(callers)
+
+
+def test_who_left_takes_no_room_and_a_defect_that_one_brings_to_light_stops_nobody_else(process):
+    class Broken(Caller):
+        has_gone = False
+
+        def on_admitted(self):
+            raise RuntimeError
+
+        def abort(self):
+            self.has_gone = True
+
+    crowd = [Caller(process) for _ in range(FULL_AT)]
+    gone = [Caller(process) for _ in range(100)]
+    for caller in gone:
+        caller.leaving = True
+    broken = [Broken(process) for _ in range(5)]
+    crowd += [Caller(process) for _ in range(100)]
+    process.run(1)
+    assert len(entered(crowd)) == FULL_AT + 100
+    assert not entered(gone)
+    assert all(caller.has_gone for caller in broken)
+    assert process.door.admits()
+
+
 def test_a_short_queue_is_served_in_its_order(process):
     callers = [Caller(process) for _ in range(int(CAPACITY * FIFO_SECONDS))]
     process.run(1)
@@ -189,11 +237,18 @@ def test_after_an_overload_nobody_is_served_late_and_who_comes_then_is_served_at
     assert entered(come(process, CAPACITY * 0.9, 1))[-1] == 0
 
 
-def test_no_wait_is_without_end(process):
-    """A queue that goes away too fast to be an overload, and takes long to get to its oldest."""
-    first = [Caller(process) for _ in range(4 * CAPACITY)]
-    come(process, CAPACITY * 0.4, 6)
-    served, told = entered(first), refused(first)
-    assert len(served) + len(told) == len(first)
-    assert told[0] >= WAIT_MAX_SECONDS
-    assert max(served[-1], told[-1]) < WAIT_MAX_SECONDS + 2 * LOOK_SECONDS * len(told) / REFUSALS_PER_LOOK
+@pytest.mark.parametrize("load", [0, 0.4, 0.8])
+def test_nobody_waits_for_longer_than_may_be_however_large_the_crowd_and_fast_the_process(process, load):
+    callers = [Caller(process) for _ in range(3 * CAPACITY)]
+    callers += come(process, CAPACITY * load, 6)
+    process.run(1)
+    assert len(entered(callers)) + len(refused(callers)) == len(callers)
+    assert max(*entered(callers), *refused(callers)) < WAIT_MAX_SECONDS + NORMAL_SECONDS
+
+
+def test_nobody_waits_without_end_for_a_process_that_stands_still(process):
+    process.is_paused = True
+    callers = come(process, 1_000, 3)
+    process.run(STAND_SECONDS)
+    assert len(refused(callers)) == len(callers) - FULL_AT
+    assert refused(callers)[-1] < 2 * STAND_SECONDS

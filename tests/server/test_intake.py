@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from gateway.server.intake import AHEAD_MAX
+from gateway.credits.journal import FULL_AT
 from tests.server.harness import serving, wait_until
 
 GET = b"GET /1 HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -40,6 +40,7 @@ class Queue:
 
     def __init__(self, pending=0, *, is_stalled=False):
         self.pending = pending
+        self.full_at = FULL_AT
         self.is_stalled = is_stalled
 
 
@@ -92,6 +93,16 @@ def test_a_body_that_is_still_to_come_is_not_waited_for(full, request_):
     assert (status, headers["connection"]) == (503, "close")
 
 
+def test_a_connection_that_held_a_large_request_serves_the_next_after_the_refusal(app, full):
+    large = b"POST /1 HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n" + b"x" * 100_000
+    caller = full.call(large)
+    assert caller.response()[0] == 503
+    app.open()
+    full.first.response()
+    wait_until(lambda: not full.tasks)
+    assert caller.send(GET).response()[0] == 200
+
+
 def test_the_answer_fits_the_request(full):
     caller = full.call(GET.replace(b"GET", b"HEAD"))
     assert caller.response("HEAD")[0] == 503
@@ -121,7 +132,7 @@ def test_while_the_journal_is_busy_requests_wait_unread_for_room_and_nobody_is_r
     app.open()
     with serving(app) as server:
         intake = server.listener.intake
-        intake.backlog = queue = Queue(pending=AHEAD_MAX)
+        intake.backlog = queue = Queue(pending=FULL_AT)
         callers = [server.call(request_) for request_ in (GET, POST, CHUNKED, GET.replace(b"GET", b"HEAD"))]
         slow = server.call(POST[:-1])
         wait_until(lambda: server.in_loop(lambda: intake.waiting) == 5)
@@ -140,7 +151,7 @@ def test_under_overload_who_finds_no_room_is_told_so_until_there_is_some(app):
     app.open()
     with serving(app) as server:
         intake = server.listener.intake
-        intake.backlog = queue = Queue(pending=AHEAD_MAX)
+        intake.backlog = queue = Queue(pending=FULL_AT)
         callers = [server.call(GET) for _ in range(20)]
         assert {caller.response()[0] for caller in callers} == {503}
         assert not app.entered
