@@ -34,6 +34,7 @@ class Process:
     def __init__(self):
         self.now = 0.0
         self.running = []
+        self.waits = []
         self._order = count()
         self._plans = []
         self.door = Intake(self, 100_000, lambda: len(self.running), clock=lambda: self.now)
@@ -80,6 +81,7 @@ class Caller:
 
     def on_admitted(self):
         self.entered = self.process.now - self.came
+        self.process.waits.append(self.entered)
         self.process.running.append(self)
 
     def on_turned_away(self):
@@ -235,6 +237,26 @@ def test_after_an_overload_nobody_is_served_late_and_who_comes_then_is_served_at
     assert len(entered(callers)) - since < CAPACITY * 2 * PATIENCE_SECONDS
     assert not process.door.is_overloaded
     assert entered(come(process, CAPACITY * 0.9, 1))[-1] == 0
+
+
+def test_who_has_waited_for_too_long_is_not_served_though_there_is_room_before_it_is_told(process, monkeypatch):
+    monkeypatch.setattr("gateway.server.intake.REFUSALS_PER_LOOK", 2)
+    come(process, 4 * CAPACITY, 2)
+    assert process.door.waiting > CAPACITY
+    process.waits.clear()
+    process.run(1)
+    assert process.door.waiting
+    assert max(process.waits, default=0) <= PATIENCE_SECONDS
+
+
+def test_where_as_many_run_as_may_the_others_are_told_soon(process):
+    process.is_paused = True
+    process.door = Intake(process, 10, lambda: len(process.running), clock=lambda: process.now)
+    callers = come(process, 1_000, 1)
+    process.run(PATIENCE_SECONDS + STEP)
+    assert len(entered(callers)) == 10
+    assert len(refused(callers)) == len(callers) - 10
+    assert refused(callers)[-1] < PATIENCE_SECONDS + 0.01
 
 
 @pytest.mark.parametrize("load", [0, 0.4, 0.8])
