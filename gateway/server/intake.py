@@ -16,7 +16,7 @@ long before it is known to be one.
 
 *Who is refused?* Nobody of a burst, for its end is near. But when somebody has waited for STAND_SECONDS, and the queue
 would not be gone before he has waited for WAIT_MAX_SECONDS at the rate at which it shrinks, it is an overload. From
-then on, whoever has waited for PATIENCE_SECONDS is told 503, oldest first, until nobody has and it shrinks.
+then on, whoever has waited for PATIENCE_SECONDS is told 503, oldest first, and not let in any more.
 Refusals get REFUSAL_SHARE of the time. Each connection waits with one request only, so callers who ask again at once
 can't have more of the process than that.
 """
@@ -182,10 +182,8 @@ class Intake:
         waited = now - self._held[0][0]
         gone = self._let_in - self._came
         self._is_standing = gone < SHRINKING * self._let_in
-        if not self.is_overloaded or waited <= PATIENCE_SECONDS:
-            stands = len(self._held) > gone * (WAIT_MAX_SECONDS - waited) / WINDOW_SECONDS
-            self.is_overloaded = stands and (self.is_overloaded or waited > STAND_SECONDS)
-        # else whoever is too late by then is told so, however few come meanwhile
+        stands = len(self._held) > gone * (WAIT_MAX_SECONDS - waited) / WINDOW_SECONDS
+        self.is_overloaded = stands and (self.is_overloaded or waited > STAND_SECONDS)
         self._begin_window(now)
 
     def _begin_window(self, now: float) -> None:
