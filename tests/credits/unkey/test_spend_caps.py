@@ -157,3 +157,18 @@ def test_the_call_that_shows_a_key_first_counts_when_it_ends_if_it_is_quick(ledg
         audit_caps(ledger)
 
     run(main())
+
+
+def test_a_hold_that_is_confirmed_counts_no_second_time(ledger, run):
+    async def main():
+        async with ledger.provider() as provider:
+            secret, key = await provider.create("u", credits=100, spend_caps={"day": 10})
+            hold = await take(provider, secret, 5)
+            await until(lambda: ledger.rows("SELECT asked, drawn FROM unkey_holds") == [(0, 5)])
+            await provider.keep(hold)
+            assert await spent(provider, key.key_id) == (5, None)
+            await provider.settle(hold, 2)
+            assert await spent(provider, key.key_id) == (2, None)
+        audit_caps(ledger)
+
+    run(main())
