@@ -214,8 +214,8 @@ class Transaction:
                 hold.quota = admission.quota(key, take.policy, take.route)
             if not cost:
                 continue
-            hold.taken_at = taken_at = now if caps is None else caps.take(number, cost, now)
-            values += (hold_id, number, cost, take.route, take.request_id, 0, taken_at)
+            hold.taken_at = now if caps is None else caps.take(number, cost, now)
+            values += (hold_id, number, cost, take.route, take.request_id, 0, now)
             key[HELD] += cost
             changed[number] = key
             hold.route = take.route

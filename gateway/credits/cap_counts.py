@@ -9,8 +9,9 @@ every process, and two calls can't both be the last. A hold knows when it was ta
 whoever ends it knows where it counted.
 
 Time is the wall clock's. A key's day does not go back: where a clock is behind another's at midnight, what it takes
-counts in the day that has begun. A day that lies farther ahead than the next is forgotten, so that a clock that was
-wrong once keeps no key in its future.
+counts in the day that has begun. So it is however far behind: were a day that lies ahead forgotten, a process with a
+wrong clock and one with the right one would forget each other's, and a cap be none. A clock that was ahead once keeps
+a key in its future until the cap is set anew, which counts from the ledger (capping.py).
 """
 
 from __future__ import annotations
@@ -52,12 +53,16 @@ class CapCount:
 
     def move_to(self, now: int) -> None:
         """Begin the day and the month that have begun."""
-        self.moment = now if self.day - now > DAY_MS else max(now, self.day)
+        self.moment = max(now, self.day)
         day, month = day_of(self.moment), month_of(self.moment)
         if day != self.day:
             self.day, self.day_spent = day, 0
         if month != self.month:
             self.month, self.month_spent = month, 0
+
+    def is_ahead(self, now: int) -> bool:
+        """Whether a clock that was wrong has begun a day that is not near."""
+        return self.day - now > DAY_MS
 
     def refusal(self, cost: int) -> SpendCapReached | None:
         """Why so much is too much. Of two caps the one that lasts longer is named: to wait for the other is no use."""
@@ -74,7 +79,7 @@ class CapCount:
         self.month_spent += cost
 
     def change(self, credits: int, taken_at: int) -> None:
-        """Below 0 it goes only where a day was forgotten of which holds were open."""
+        """Below 0 it would go only where it was counted anew while holds were open."""
         if day_of(taken_at) == self.day:
             self.day_spent = max(0, self.day_spent + credits)
         if month_of(taken_at) == self.month:
@@ -101,7 +106,7 @@ class CapCounts:
         return count.refusal(cost) if count is not None and cost else None
 
     def take(self, number: int, cost: int, now: int) -> int:
-        """Count a hold, and say as of when it was taken."""
+        """Count a hold, and say as of when."""
         count = self._counts.get(number)
         if count is None:
             return now

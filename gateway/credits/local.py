@@ -15,8 +15,9 @@ from hashlib import sha256
 
 from sqlalchemy import Connection
 
-from gateway.credits import answers, capping, instances, ledger, rate_windows, sales
+from gateway.credits import answers, instances, ledger, rate_windows, sales
 from gateway.credits.batch import HOLDS, Transaction
+from gateway.credits.capping import Capping
 from gateway.credits.checks import (
     check_credits,
     check_grant,
@@ -77,6 +78,7 @@ class LocalProvider:
     ) -> None:
         self._database = database
         self._settings = settings
+        self._capping = Capping(database, ledger.read_holds)
         self.heart = Heart(
             database,
             instances.read_orphans,
@@ -212,7 +214,7 @@ class LocalProvider:
         number = await self._database.read(lambda connection: ledger.find_number(connection, key_id))
         if number is None:
             return None
-        await capping.change(self._database, number, spend_caps, ledger.read_holds)
+        await self._capping.change(number, spend_caps)
         return await self.get(key_id)
 
     # Nothing moves to anywhere else, so nothing can be in doubt.

@@ -11,7 +11,7 @@ from gateway.credits import capping
 from gateway.credits.batch import Transaction
 from gateway.credits.periods import DAY_MS
 from gateway.credits.provider import NO_CAPS, Hold, SpendCap, SpendCaps
-from gateway.errors import Invalid, OutOfCredits, SpendCapReached
+from gateway.errors import CreditsUnavailable, Invalid, OutOfCredits, SpendCapReached
 from tests.credits import claiming
 from tests.credits.capping import APRIL, MIDNIGHT, audit_caps, refused, spend, spent, take
 from tests.credits.claiming import KEEPERS, claim, ledger_of
@@ -222,17 +222,123 @@ def test_a_process_whose_clock_is_behind_at_midnight_counts_in_the_day_that_has_
     run(main())
 
 
-def test_a_clock_that_was_far_ahead_keeps_no_key_in_its_future(ledger, run, clock):
+@pytest.mark.parametrize("days", [2, 40, 400])
+def test_of_two_clocks_far_apart_neither_forgets_what_the_other_has_counted(ledger, run, clock, days):
     async def main():
         async with ledger.provider() as provider:
-            secret, key = await provider.create("u", credits=1_000, spend_caps={"day": 10, "month": 10})
+            secret, _ = await provider.create("u", credits=1_000, spend_caps={"day": 10, "month": 10})
+            for _ in range(5):
+                clock.now = NOON + days * DAY_MS
+                await spend(provider, secret, 1)
+                clock.now = NOON
+                await spend(provider, secret, 1)
+            for now in (NOON, NOON + days * DAY_MS):
+                clock.now = now
+                assert (await refused(provider, secret, 1))["spent"] == 10
+
+    run(main())
+
+
+def test_who_sets_the_cap_anew_gets_a_key_back_from_the_future_in_which_a_wrong_clock_put_it(ledger, run, clock):
+    async def main():
+        async with ledger.provider() as provider:
+            secret, key = await provider.create("u", credits=1_000, spend_caps={"day": 10, "month": 20})
+            await spend(provider, secret, 3)
             clock.now = NOON + 400 * DAY_MS
             early = await take(provider, secret, 10)
             clock.now = NOON
-            await spend(provider, secret, 9)
-            assert await spent(provider, key.key_id) == (9, 9)
+            assert (await refused(provider, secret, 1))["spent"] == 10
+            capped = await provider.cap(key.key_id, {"day": 10})
+            assert (capped.spend_caps.day.spent, capped.spend_caps.month.cap) == (3, 20)
             await provider.release(early, "test")
-            assert await spent(provider, key.key_id) == (9, 9)
+            assert await spent(provider, key.key_id) == (3, 3)
+            await spend(provider, secret, 7)
+            assert (await refused(provider, secret, 1))["spent"] == 10
+
+    run(main())
+
+
+def test_one_entry_of_a_wrong_clock_hides_none_before_it_from_a_cap_that_is_set(ledger, run, clock):
+    async def main():
+        async with ledger.provider() as provider:
+            secret, key = await provider.create("u", credits=1_000)
+            await spend(provider, secret, 500)
+            clock.now = NOON - 400 * DAY_MS
+            await spend(provider, secret, 1)
+            clock.now = NOON
+            await spend(provider, secret, 2)
+            capped = await provider.cap(key.key_id, {"month": 600})
+            assert capped.spend_caps.month.spent == 502
+
+    run(main())
+
+
+def test_what_a_clock_that_is_ahead_spent_after_midnight_counts_in_the_new_day_of_a_cap_that_is_set(ledger, run, clock):
+    async def main():
+        async with ledger.provider() as provider:
+            secret, key = await provider.create("u", credits=1_000)
+            await spend(provider, secret, 5)
+            clock.now = MIDNIGHT + 50
+            await spend(provider, secret, 60)
+            held = await take(provider, secret, 20)
+            clock.now = MIDNIGHT - 50
+            capped = await provider.cap(key.key_id, {"day": 100})
+            assert capped.spend_caps.day == SpendCap(100, 80, MIDNIGHT + DAY_MS)
+            assert (await refused(provider, secret, 21))["spent"] == 80
+            clock.now = MIDNIGHT + 100
+            await provider.release(held, "test")
+            assert await spent(provider, key.key_id) == (60, None)
+        audit_caps(ledger)
+
+    run(main())
+
+
+def test_nothing_is_read_where_no_cap_comes_of_it_and_one_ledger_at_a_time_where_one_does(
+    ledger, run, clock, monkeypatch
+):
+    reading = most = pages = 0
+    working = capping._read_page
+
+    async def main():
+        nonlocal pages
+        async with ledger.provider() as provider:
+            made = [await provider.create("u", credits=1_000) for _ in range(5)]
+            for secret, _ in made:
+                await spend(provider, secret, 5)
+            monkeypatch.setattr(capping, "_read_page", slow_page)
+            for _, key in made:
+                await provider.cap(key.key_id, {})
+                await provider.cap(key.key_id, {"day": None, "month": None})
+            assert pages == 0
+            await asyncio.gather(*(provider.cap(key.key_id, {"day": 10}) for _, key in made))
+            assert [await spent(provider, key.key_id) for _, key in made] == [(5, None)] * 5
+            assert (pages, most) == (5, 1)
+
+    def slow_page(*args, **kwargs):
+        nonlocal reading, most, pages
+        reading += 1
+        most, pages = max(most, reading), pages + 1
+        try:
+            return working(*args, **kwargs)
+        finally:
+            reading -= 1
+
+    run(main())
+
+
+def test_a_ledger_that_takes_too_long_to_read_is_given_up(ledger, run, clock, monkeypatch):
+    async def never(*_):
+        await asyncio.Event().wait()
+
+    async def main():
+        async with ledger.provider() as provider:
+            _, key = await provider.create("u", credits=1_000)
+            with monkeypatch.context() as patched:
+                patched.setattr(capping, "_tally", never)
+                patched.setattr(capping, "TIMEOUT_SECONDS", 0.01)
+                with pytest.raises(CreditsUnavailable):
+                    await provider.cap(key.key_id, {"day": 10})
+            assert (await provider.cap(key.key_id, {"day": 10})).spend_caps.day.spent == 0
 
     run(main())
 
@@ -343,7 +449,7 @@ def test_no_call_is_lost_or_counted_twice_while_caps_come_and_go(ledger, run):
     run(main())
 
 
-def test_midnight_while_the_ledger_is_being_read_makes_it_be_read_again(ledger, run, clock, monkeypatch):
+def test_of_midnight_while_the_ledger_is_being_read_the_day_that_has_begun_counts(ledger, run, clock, monkeypatch):
     working = capping._tally
 
     async def main():

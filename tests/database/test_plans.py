@@ -19,7 +19,7 @@ from gateway.billing.outbox import Outbox
 from gateway.credits import answers, capping, ledger, sales
 from gateway.credits.batch import HOLDS, End, Take, Transaction
 from gateway.credits.claims import Claim
-from gateway.credits.periods import day_of, month_of
+from gateway.credits.periods import month_of
 from gateway.credits.store_sqlite import SqliteStore
 from gateway.credits.unkey import adoption
 from gateway.database.engine import open_database
@@ -40,9 +40,8 @@ def history_of_nothing(connection):
     return ledger.history(connection, key_id, None, 50)
 
 
-def _periods():
-    now = ledger.now_ms()
-    return day_of(now), month_of(now)
+def _tally():
+    return capping.Tally(month_of(ledger.now_ms()))
 
 
 LOW = LowBalances(None, Outbox(is_on=False), [5], "me", every_seconds=1)
@@ -53,7 +52,7 @@ QUESTIONS = {
     "history behind somebody else's entry": lambda db: ledger.history(db, KEY, 4, 50),
     "history of a key without entries": history_of_nothing,
     "a page of history, for a spend cap": lambda db: capping._read_page(db, 40, 50),
-    "spend cap": lambda db: capping._change(db, 3, {"day": 5}, capping.Tally(*_periods()), ledger.read_holds),
+    "spend cap": lambda db: capping._change(db, 3, {"day": 5}, _tally(), ledger.read_holds),
     "spend caps of a page of keys": lambda db: ledger.list_keys(db, None, "", 100),
     "grant": lambda db: ledger.grant(db, KEY, 5, "promo", "test", "reference:1"),
     "grant again": lambda db: ledger.grant(db, KEY, 5, "promo", "test", "reference:1"),

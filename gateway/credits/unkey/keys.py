@@ -14,7 +14,8 @@ from typing import Any
 
 from sqlalchemy import Connection, Row
 
-from gateway.credits import capping, ledger, spend_caps
+from gateway.credits import ledger, spend_caps
+from gateway.credits.capping import Capping
 from gateway.credits.checks import (
     check_credits,
     check_expiry,
@@ -57,6 +58,7 @@ class UnkeyKeys:
         self._client = client
         self._outbox = outbox
         self._on_new = on_new
+        self._capping = Capping(database, books.read_holds)
 
     async def balance(self, key_id: str) -> Balance | None:
         """What the key can spend: Unkey's stored count, which lags behind its live one, and our allotment."""
@@ -236,7 +238,7 @@ class UnkeyKeys:
             if await self.get(key_id) is None:
                 return None
             raise Conflict("The key was made at Unkey and not used here yet: it can get caps after its first call.")
-        await capping.change(self._database, row.id, changes, books.read_holds)
+        await self._capping.change(row.id, changes)
         return await self.get(key_id)
 
     async def _quiet(self, number: int) -> None:

@@ -114,7 +114,7 @@ class UnkeyTransaction(Transaction):
                 changed[take.number] = key
             values += (hold.id, take.number, take.key_hash, take.cost, hold.drawn, hold.asked)
             hold.taken_at = now if caps is None else caps.take(take.number, cost, now)
-            values += (take.route, take.request_id, 0, hold.taken_at)
+            values += (take.route, take.request_id, 0, now)
         self._next_hold_id = hold_id
 
     # Ending
