@@ -48,8 +48,6 @@ class Capping:
 
     async def change(self, number: int, changes: CapChanges) -> None:
         """Set and lift caps of the key. Raises CreditsUnavailable where it takes too long."""
-        if not changes:
-            return
         try:
             async with asyncio.timeout(TIMEOUT_SECONDS), self._turn:
                 while not await self._try(number, changes):

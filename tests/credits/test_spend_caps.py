@@ -258,7 +258,9 @@ def test_who_sets_the_cap_anew_gets_a_key_back_from_the_future_in_which_a_wrong_
     run(main())
 
 
-def test_one_entry_of_a_wrong_clock_hides_none_before_it_from_a_cap_that_is_set(ledger, run, clock):
+def test_one_entry_of_a_wrong_clock_hides_none_before_it_from_a_cap_that_is_set(ledger, run, clock, monkeypatch):
+    monkeypatch.setattr(capping, "PAGE_MAX", 2)
+
     async def main():
         async with ledger.provider() as provider:
             secret, key = await provider.create("u", credits=1_000)
@@ -296,16 +298,30 @@ def test_what_a_clock_that_is_ahead_spent_after_midnight_counts_in_the_new_day_o
 def test_nothing_is_read_where_no_cap_comes_of_it_and_one_ledger_at_a_time_where_one_does(
     ledger, run, clock, monkeypatch
 ):
-    reading = most = pages = 0
-    working = capping._read_page
+    reading, most, pages = 0, 0, 0
+    read_page, tally = capping._read_page, capping._tally
+
+    def page(*args, **kwargs):
+        nonlocal pages
+        pages += 1
+        return read_page(*args, **kwargs)
+
+    async def one_of_many(*args):
+        nonlocal reading, most
+        reading += 1
+        most = max(most, reading)
+        await asyncio.sleep(0)
+        told = await tally(*args)
+        reading -= 1
+        return told
 
     async def main():
-        nonlocal pages
         async with ledger.provider() as provider:
             made = [await provider.create("u", credits=1_000) for _ in range(5)]
             for secret, _ in made:
                 await spend(provider, secret, 5)
-            monkeypatch.setattr(capping, "_read_page", slow_page)
+            monkeypatch.setattr(capping, "_read_page", page)
+            monkeypatch.setattr(capping, "_tally", one_of_many)
             for _, key in made:
                 await provider.cap(key.key_id, {})
                 await provider.cap(key.key_id, {"day": None, "month": None})
@@ -313,15 +329,6 @@ def test_nothing_is_read_where_no_cap_comes_of_it_and_one_ledger_at_a_time_where
             await asyncio.gather(*(provider.cap(key.key_id, {"day": 10}) for _, key in made))
             assert [await spent(provider, key.key_id) for _, key in made] == [(5, None)] * 5
             assert (pages, most) == (5, 1)
-
-    def slow_page(*args, **kwargs):
-        nonlocal reading, most, pages
-        reading += 1
-        most, pages = max(most, reading), pages + 1
-        try:
-            return working(*args, **kwargs)
-        finally:
-            reading -= 1
 
     run(main())
 
