@@ -22,6 +22,7 @@ from contextlib import suppress
 from gateway.credits.batch import End, Take, Transaction
 from gateway.credits.claims import Claim
 from gateway.credits.committer import Committer
+from gateway.credits.pace import Pace
 from gateway.credits.pending import Batch, oldest
 from gateway.credits.provider import Hold, Policy
 from gateway.database.failure import Kind, kind_of
@@ -45,13 +46,6 @@ JOIN_SECONDS = 2.0
 """And then for a commit that is under way: a disk that hangs must not keep the process."""
 QUARANTINE_SECONDS_MAX = 60.0
 """Longest pause before an end that SQL refuses is tried again."""
-FULL_AT = 48
-"""Changes that may wait, where a commit takes a millisecond or two: two batches of a good size."""
-FULL_AT_MOST = 4 * BATCH_MAX
-QUICK_SECONDS = 0.003
-"""Where a commit takes longer, so much more must wait as not to wait for commits alone."""
-STALL_SECONDS = 0.25
-"""A commit that takes longer waits for somebody else's: for a lock, for a disk, for a server that is away."""
 RETRY_SECONDS = 0.05
 """Pause before ends are tried again after a commit that failed."""
 
@@ -88,11 +82,7 @@ class Journal:
         self._transaction: Transaction | None = None
         self._committer = Committer(self._commit, loop, self._committed)
         self.holds_open = 0
-        self._commit_began = 0.0
-        self._commit_seconds = 0.0
-        self._is_failing = False
-        self.full_at = FULL_AT
-        """How many may wait, to keep it at its best."""
+        self._pace = Pace()
         self.deadline = NEVER
 
     def open(self) -> None:
@@ -106,11 +96,14 @@ class Journal:
         return self._waiting.size + len(self._suspects) + (running.size if running else 0)
 
     @property
+    def full_at(self) -> int:
+        """How many of those may wait, to keep it at its best."""
+        return self._pace.full_at
+
+    @property
     def is_stalled(self) -> bool:
         """Whether they wait because the database takes nothing."""
-        if self._is_failing:
-            return True
-        return self._committing is not None and self._loop.time() - self._commit_began > STALL_SECONDS
+        return self._pace.is_stalled(self._loop.time())
 
     def take(
         self, key_hash: bytes, cost: int, route: str, request_id: str, policy: Policy, claim: Claim | None = None
@@ -257,7 +250,7 @@ class Journal:
             return
         self._is_quiet = batch.size == 1
         self._committing = batch
-        self._commit_began = self._loop.time()
+        self._pace.begin(self._loop.time())
         if is_alone and self._is_quiet:
             self._committer.commit_at_once(batch)
         else:
@@ -296,9 +289,7 @@ class Journal:
 
     def _committed(self, batch: Batch, failure: Exception | None) -> None:
         self._committing = None
-        self._is_failing = failure is not None
-        self._commit_seconds += (self._committer.commit_seconds - self._commit_seconds) / 8
-        self.full_at = min(FULL_AT_MOST, max(FULL_AT, int(FULL_AT * self._commit_seconds / QUICK_SECONDS)))
+        self._pace.end(self._committer.commit_seconds, failed=failure is not None)
         if failure is None:
             self._succeeded(batch)
         else:

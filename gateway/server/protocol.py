@@ -174,10 +174,8 @@ class HttpProtocol(Connection):
             complete = not self._body_remaining
         listener = self.listener
         if not admitted and path not in listener.always:
-            keep_alive = framing.keep_alive and complete  # who is refused need not send the rest
+            keep_alive = framing.keep_alive and complete
             self._turn_away(data, len(data) - len(rest), to_head=method == "HEAD", keep_alive=keep_alive)
-            if not complete:
-                self.pause_reading()  # it is time for the rest when there is room
             return
         text = path.decode("ascii")
         scope: Scope = {
@@ -211,13 +209,13 @@ class HttpProtocol(Connection):
         listener.server_state.tasks.add(task)
 
     def _turn_away(self, data: bytes, length: int, *, to_head: bool, keep_alive: bool) -> None:
-        """There is no room now for this request, of which `length` bytes are here: all, or the connection can't be kept
-        if it is refused."""
-        self._turned_away = (length, to_head, keep_alive)
-        self._requests += 1
+        """There is no room now for this request, of which `length` bytes are here: all, if the connection may be kept."""
+        self._turned_away, self._requests = (length, to_head, keep_alive), self._requests + 1
         self._chunks = None
         self.wait_for_nothing()
         self._hold_back(data)
+        if not keep_alive:
+            self.pause_reading()  # what is still to come is due when there is room
         self.listener.intake.hold(self)
 
     def _read_body(self, exchange: Exchange, data: bytes) -> None:
@@ -304,8 +302,7 @@ class HttpProtocol(Connection):
             return
         length, to_head, keep_alive = turned_away
         del self._unparsed[:length]
-        if len(self._unparsed) <= BUFFER_MAX_BYTES:
-            self.resume_reading()
+        self.resume_reading()
         keep_alive = keep_alive and not self.draining
         self.write(self.listener.overloaded(to_head, keep_alive))
         self._wait_for_next() if keep_alive else self.linger()

@@ -8,7 +8,7 @@ from itertools import count
 
 import pytest
 
-from gateway.credits.journal import FULL_AT
+from gateway.credits.pace import FULL_AT
 from gateway.server.intake import (
     FIFO_SECONDS,
     PATIENCE_SECONDS,

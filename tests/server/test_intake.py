@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from gateway.credits.journal import FULL_AT
+from gateway.credits.pace import FULL_AT
 from tests.server.harness import serving, wait_until
 
 GET = b"GET /1 HTTP/1.1\r\nHost: a\r\n\r\n"

@@ -1,0 +1,39 @@
+"""How fast commits are, and so how many changes may wait for theirs."""
+
+from __future__ import annotations
+
+FULL_AT = 48
+"""Changes that may wait, where a commit takes a millisecond or two: two batches of a good size."""
+FULL_AT_MOST = 512
+QUICK_SECONDS = 0.003
+"""Where a commit takes longer, so much more may wait: or the rate would be one of waiting for commits."""
+STALL_SECONDS = 0.25
+"""A commit that takes longer waits for somebody else's: for a lock, for a disk, for a server that is away."""
+SMOOTHING = 1 / 8
+
+
+class Pace:
+    """`full_at`: how many changes may wait, to keep the journal at its best."""
+
+    __slots__ = ("_began_at", "_is_failing", "_seconds", "full_at")
+
+    def __init__(self) -> None:
+        self.full_at = FULL_AT
+        self._began_at = 0.0
+        self._seconds = 0.0
+        self._is_failing = False
+
+    def begin(self, now: float) -> None:
+        """A commit begins."""
+        self._began_at = now
+
+    def end(self, seconds: float, *, failed: bool) -> None:
+        """It took so long."""
+        self._began_at = 0.0
+        self._is_failing = failed
+        self._seconds += (seconds - self._seconds) * SMOOTHING
+        self.full_at = min(FULL_AT_MOST, max(FULL_AT, int(FULL_AT * self._seconds / QUICK_SECONDS)))
+
+    def is_stalled(self, now: float) -> bool:
+        """Whether changes wait because the database takes nothing."""
+        return self._is_failing or (self._began_at > 0 and now - self._began_at > STALL_SECONDS)
