@@ -209,7 +209,7 @@ class HttpProtocol(Connection):
         listener.server_state.tasks.add(task)
 
     def _turn_away(self, data: bytes, length: int, *, to_head: bool, keep_alive: bool) -> None:
-        """There is no room now for this request, of which `length` bytes are here: all, if the connection may be kept."""
+        """There is no room now for this request, of which `length` bytes are here: all, if `keep_alive`."""
         self._turned_away, self._requests = (length, to_head, keep_alive), self._requests + 1
         self._chunks = None
         self.wait_for_nothing()
