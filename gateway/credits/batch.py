@@ -128,6 +128,7 @@ class Transaction:
         self._first_hold_id = self._next_hold_id = -1
         self._checkout = checkout
         self._now_ms = now_ms
+        self.is_remote = store.is_remote
         self.wait_for_lock = store.wait_for_lock
         self.close = store.close
 

@@ -76,8 +76,7 @@ class Journal:
         self._flush_planned = False
         self._is_quiet = True
         self._has_ended = True
-        self._gathered = 0
-        self._turns = 0
+        self._gathered = self._turns = 0
         self._idle: asyncio.Future[None] | None = None
         self._transaction: Transaction | None = None
         self._committer = Committer(self._commit, loop, self._committed)
@@ -102,7 +101,7 @@ class Journal:
 
     @property
     def is_stalled(self) -> bool:
-        """Whether they wait because the database takes nothing."""
+        """Whether nothing gets through."""
         return self._pace.is_stalled(self._loop.time())
 
     def take(
@@ -289,7 +288,8 @@ class Journal:
 
     def _committed(self, batch: Batch, failure: Exception | None) -> None:
         self._committing = None
-        self._pace.end(self._committer.commit_seconds, failed=failure is not None)
+        is_remote = self._transaction and self._transaction.is_remote
+        self._pace.end(self._committer.commit_seconds if is_remote else 0, failed=failure is not None)
         if failure is None:
             self._succeeded(batch)
         else:

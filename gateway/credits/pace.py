@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-FULL_AT = 48
-"""Changes that may wait, where a commit takes a millisecond or two: two batches of a good size."""
+FULL_AT = 24
+"""Changes that may wait, where commits keep the processor busy: a batch that is committed and one that gathers. With
+twice as many a call takes twice as long, and no more are done."""
 FULL_AT_MOST = 512
-QUICK_SECONDS = 0.003
-"""Where a commit takes longer, so much more may wait: or the rate would be one of waiting for commits."""
+QUICK_SECONDS = 0.001
+"""Where a commit waits for a server, and takes longer, so much more may wait: or the server would set the rate."""
 STALL_SECONDS = 0.25
 """A commit that takes longer waits for somebody else's: for a lock, for a disk, for a server that is away."""
 SMOOTHING = 1 / 8
@@ -27,11 +28,11 @@ class Pace:
         """A commit begins."""
         self._began_at = now
 
-    def end(self, seconds: float, *, failed: bool) -> None:
-        """It took so long."""
+    def end(self, waited_seconds: float, *, failed: bool) -> None:
+        """It has waited for a server for so long."""
         self._began_at = 0.0
         self._is_failing = failed
-        self._seconds += (seconds - self._seconds) * SMOOTHING
+        self._seconds += (waited_seconds - self._seconds) * SMOOTHING
         self.full_at = min(FULL_AT_MOST, max(FULL_AT, int(FULL_AT * self._seconds / QUICK_SECONDS)))
 
     def is_stalled(self, now: float) -> bool:

@@ -84,7 +84,11 @@ class Changes:
 
 
 class Store(Protocol):
-    """One connection, for one thread. Every method raises what gateway.database.failure.kind_of understands."""
+    """One connection, for one thread. Every method raises what gateway.database.failure.kind_of understands.
+
+    `is_remote`: a commit waits for a server."""
+
+    is_remote: bool
 
     def begin(self, instance: int, *, is_read_only: bool) -> None:
         """`instance`: the number under which this process owns holds."""

@@ -53,6 +53,8 @@ KIND_OF_COLUMN = dict.fromkeys(("key_hash", "lookup", "fingerprint", "answer"), 
 class PostgresStore:
     """Implements Store. Connects when it is needed, and again when the connection has broken."""
 
+    is_remote = True
+
     def __init__(self, database: PostgresDatabase, table: HoldTable, on_unsure: Callable[[], None]) -> None:
         self._database = database
         self._table = table

@@ -36,6 +36,8 @@ NEWEST = 12
 class SqliteStore:
     """Implements Store."""
 
+    is_remote = False
+
     def __init__(self, database: SqliteDatabase, table: HoldTable) -> None:
         self._connection = connect_sqlite(database.path, synchronous="NORMAL")
         self._execute = self._connection.execute

@@ -4,21 +4,21 @@ More work at once makes all of it later, and under overload until nothing is in 
 all times, and the rest waits at the door, where it costs nothing: unparsed, before a key is looked up or a credit is
 held.
 
-*How many may begin?* As many as keep the journal and the loop busy: so many that have begun and are not yet through the
-journal as it says it is at its best with. (Who waits for its upstream is no work, and not counted.) So the rate is the
-process's best whatever that is, and nothing has to be tuned. Where the journal stands still, the database is at fault
-and not the crowd: then all are let in, and the journal tells them.
+*How many may begin?* As many as keep the journal and the loop busy: so many that have begun and are not yet through
+the journal as it says it is at its best with. (Who waits for its upstream is no work, and not counted.) So the rate is
+the process's best whatever that is, and nothing has to be tuned. Where the journal stands still, the database is at
+fault and not the crowd: then all are let in, and the journal tells them.
 
 *Who next?* The oldest: a crowd is served in its order. But when somebody has waited for FIFO_SECONDS, and in the last
 WINDOW_SECONDS the queue has not become shorter, the newest: who has waited for longer is late already, and would make
 late whoever comes after (adaptive LIFO). So whoever is served is served soon from the first moment of an overload on,
 long before it is known to be one.
 
-*Who is refused?* Nobody of a burst, for its end is near. But when somebody has waited for STAND_SECONDS, and the queue
-would not be gone before he has waited for WAIT_MAX_SECONDS at the rate at which it shrinks, it is an overload. From
-then on, whoever has waited for PATIENCE_SECONDS is told 503, oldest first, and not let in any more.
-Refusals get REFUSAL_SHARE of the time. Each connection waits with one request only, so callers who ask again at once
-can't have more of the process than that.
+*Who is refused?* Nobody of a burst, for its end is near, unless there was an overload a moment ago. But when somebody
+has waited for STAND_SECONDS, and the queue would not be gone before he has waited for WAIT_MAX_SECONDS at the rate at
+which it shrinks, it is an overload. From then on, whoever has waited for PATIENCE_SECONDS is told 503, oldest first,
+and not let in any more. Refusals get REFUSAL_SHARE of the time. Each connection waits with one request only, so
+callers who ask again at once can't have more of the process than that.
 """
 
 from __future__ import annotations
@@ -38,19 +38,23 @@ if TYPE_CHECKING:
 FIFO_SECONDS = 0.05
 STAND_SECONDS = 0.5
 """How long a burst may last. On the way into an overload, this is how late the first of those too many are told."""
+WARY_SECONDS = 5.0
+"""So long after an overload, a queue that would have to be a burst's counts as one again."""
 WINDOW_SECONDS = 0.05
-SHRINKING = 0.1
+MEMORY = 0.5
+"""How much of what came before counts on, a window later: load comes in jerks."""
+SHRINKING = 0.05
 """A queue shrinks if fewer come than are let in, by this share of them."""
 PATIENCE_SECONDS = 0.05
 """How long a request waits for room, under overload, before it is refused: what comes at the same moment is not yet too
 much."""
 WAIT_MAX_SECONDS = 2.0
 """The same at any time."""
-REFUSAL_SHARE = 0.15
+REFUSAL_SHARE = 0.1
 """Of the process's time, at most, for telling callers that there is no room."""
 ALLOWANCE_MAX_SECONDS = 0.002
 LOOK_SECONDS = 0.001
-REFUSALS_PER_LOOK = 64
+REFUSALS_PER_LOOK = 32
 """So many at a time: the turn of the loop must stay short."""
 
 LENGTH = re.compile(rb"(?<=\r\n)content-length: ?([0-9]{1,9})\r\n")
@@ -102,8 +106,8 @@ class Intake:
         self._held: deque[tuple[float, HttpProtocol]] = deque()
         self._is_looking = self._is_standing = False
         self._window_began = 0.0
-        self._came = 0
-        self._let_in = 0
+        self._came = self._let_in = 0.0
+        self._wary_until = 0.0
         self._allowance_seconds = 0.0
         self._refilled_at = 0.0
 
@@ -121,7 +125,8 @@ class Intake:
         now = self._clock()
         if not self._is_looking:
             self._is_looking = True
-            self._begin_window(now)
+            self._window_began = now
+            self._came = self._let_in = 0.0
             self._loop.call_soon(self._look)
         self._held.append((now, caller))
         self._came += 1
@@ -182,13 +187,15 @@ class Intake:
         waited = now - self._held[0][0]
         gone = self._let_in - self._came
         self._is_standing = gone < SHRINKING * self._let_in
-        stands = len(self._held) > gone * (WAIT_MAX_SECONDS - waited) / WINDOW_SECONDS
-        self.is_overloaded = stands and (self.is_overloaded or waited > STAND_SECONDS)
-        self._begin_window(now)
-
-    def _begin_window(self, now: float) -> None:
+        gone_per_second = gone * (1 - MEMORY) / WINDOW_SECONDS
+        stands = len(self._held) > gone_per_second * (WAIT_MAX_SECONDS - waited)
+        burst_seconds = STAND_SECONDS if now > self._wary_until else PATIENCE_SECONDS
+        self.is_overloaded = stands and (self.is_overloaded or waited > burst_seconds)
+        if self.is_overloaded:
+            self._wary_until = now + WARY_SECONDS
         self._window_began = now
-        self._came = self._let_in = 0
+        self._came *= MEMORY
+        self._let_in *= MEMORY
 
     def _refuse_held(self, now: float, patience_seconds: float) -> None:
         """Refuse the oldest for as long as refusals may take."""

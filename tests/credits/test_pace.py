@@ -15,14 +15,14 @@ def pace_of(seconds, commits=100):
     return pace
 
 
-@pytest.mark.parametrize("seconds", [0.0002, 0.001, 0.003])
+@pytest.mark.parametrize("seconds", [0, 0.0002, 0.001])
 def test_where_commits_are_quick_two_batches_wait(seconds):
     assert pace_of(seconds).full_at == FULL_AT
 
 
-@pytest.mark.parametrize("seconds", [0.006, 0.012, 0.03])
+@pytest.mark.parametrize("seconds", [0.002, 0.01, 0.02])
 def test_where_commits_are_slow_so_many_wait_that_calls_are_begun_as_fast(seconds):
-    assert pace_of(seconds).full_at / seconds == pytest.approx(FULL_AT / 0.003, rel=0.05)
+    assert pace_of(seconds).full_at / seconds == pytest.approx(FULL_AT / 0.001, rel=0.05)
 
 
 def test_there_is_a_bound_however_slow_they_are():
@@ -31,8 +31,8 @@ def test_there_is_a_bound_however_slow_they_are():
 
 def test_one_slow_commit_changes_little():
     pace = pace_of(0.001)
-    pace.end(0.01, failed=False)
-    assert pace.full_at == FULL_AT
+    pace.end(0.003, failed=False)
+    assert pace.full_at < 1.5 * FULL_AT
 
 
 def test_a_commit_that_fails_or_does_not_end_is_a_stall_until_one_succeeds():
