@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from io import TextIOWrapper
 
 from gateway import __version__
+from gateway.build import build
 from gateway.cli import config, keys, orders
 from gateway.cli import credits as credits_group
 from gateway.cli.dev import dev
@@ -44,11 +45,11 @@ app.command("import")(import_)
 
 @app.command()
 def version(as_json: AsJson = False) -> None:
-    """Print the version."""
+    """Print the version, and whether the hot path is compiled."""
     if as_json:
-        print_json({"version": __version__})
+        print_json({"version": __version__, "build": build()})
     else:
-        print(__version__)
+        print(f"{__version__} ({build()})")
 
 
 def run(arguments: Sequence[str], wiring: Wiring | None = None) -> int:

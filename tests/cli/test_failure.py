@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from gateway import __version__
+from gateway.build import build
 from gateway.cli.reference import cli_reference
 from gateway.errors import Conflict, CreditsUnavailable, Invalid
 
@@ -81,8 +82,8 @@ def test_a_reader_that_goes_away_is_no_traceback():
 
 
 def test_the_version(gateway):
-    assert gateway("version").out == f"{__version__}\n"
-    assert gateway("version", "--json").document == {"version": __version__}
+    assert gateway("version").out == f"{__version__} ({build()})\n"
+    assert gateway("version", "--json").document == {"version": __version__, "build": build()}
 
 
 def test_the_page_about_the_command_line_is_current():

@@ -69,8 +69,9 @@ def test_the_final_stage_runs_nothing_so_no_shell_is_needed():
 
 
 def test_the_base_can_be_pinned_where_it_is_built():
-    assert [rest for word, rest in instructions() if word == "FROM"] == ["${BASE} AS build", "${BASE}"]
-    assert "BASE=python:3.11-slim" in [rest for word, rest in instructions() if word == "ARG"]
+    assert [rest for word, rest in instructions() if word == "FROM"] == ["${BUILD_BASE} AS build", "${BASE}"]
+    arguments = [rest for word, rest in instructions() if word == "ARG"]
+    assert {"BASE=python:3.11-slim", "BUILD_BASE=python:3.11"} <= set(arguments)
 
 
 def test_it_is_stopped_by_the_signal_that_drains():
@@ -83,6 +84,7 @@ def test_no_secret_is_built_in():
     }
     assert names == {
         "BASE",
+        "BUILD_BASE",
         "PATH",
         "PIP_DISABLE_PIP_VERSION_CHECK",
         "PIP_NO_CACHE_DIR",
