@@ -14,12 +14,10 @@ import sys
 import sysconfig
 from pathlib import Path
 
-from setuptools import setup
-
 COMPILED = {
     "gateway": ("deadlines", "quota"),
     "gateway/credits": (
-        *("admission", "batch", "claims", "committer", "journal", "local", "pending", "provider", "store"),
+        *("admission", "batch", "claims", "committer", "journal", "pending", "provider", "store"),
         "store_sqlite",
     ),
     "gateway/credits/unkey": ("holds", "transaction", "verdict", "verify_body"),
@@ -49,6 +47,8 @@ def check_compiler() -> None:
 
 
 def main() -> None:
+    from setuptools import setup
+
     if os.environ.get("GATEWAY_COMPILE") != "1":
         setup()
         return

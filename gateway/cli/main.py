@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 failed (one line on standard error says why), 2 the config
 from __future__ import annotations
 
 import os
+import platform
 import sys
 from collections.abc import Sequence
 from io import TextIOWrapper
@@ -45,11 +46,12 @@ app.command("import")(import_)
 
 @app.command()
 def version(as_json: AsJson = False) -> None:
-    """Print the version, and whether the hot path is compiled."""
+    """Print the version, whether the hot path is compiled, and the Python that runs it."""
+    python = platform.python_version()
     if as_json:
-        print_json({"version": __version__, "build": build()})
+        print_json({"version": __version__, "build": build(), "python": python})
     else:
-        print(f"{__version__} ({build()})")
+        print(f"{__version__} ({build()}, Python {python})")
 
 
 def run(arguments: Sequence[str], wiring: Wiring | None = None) -> int:
