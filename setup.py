@@ -12,6 +12,7 @@ import os
 import shutil
 import sys
 import sysconfig
+import tempfile
 from pathlib import Path
 
 COMPILED = {
@@ -49,7 +50,8 @@ def check_compiler() -> None:
 def main() -> None:
     from setuptools import setup
 
-    if os.environ.get("GATEWAY_COMPILE") != "1":
+    # Of what pip asks for, only the wheel itself has to be compiled.
+    if os.environ.get("GATEWAY_COMPILE") != "1" or "bdist_wheel" not in sys.argv:
         setup()
         return
     check_compiler()
@@ -57,7 +59,10 @@ def main() -> None:
 
     # The checks of `make check` are not for here: only the types count, and foreign ones may be missing.
     options = ["--config-file=", "--ignore-missing-imports", "--python-version=3.11", *MODULES]
-    setup(ext_modules=mypycify(options, opt_level="3", debug_level="0", group_name="gateway"))
+    # In a folder of its own: what an earlier build has left in build/ would come into the wheel.
+    with tempfile.TemporaryDirectory(prefix="gateway-") as folder:
+        extensions = mypycify(options, opt_level="3", debug_level="0", group_name="gateway", target_dir=folder)
+        setup(ext_modules=extensions, options={"build": {"build_base": folder}})
 
 
 if __name__ == "__main__":
