@@ -17,9 +17,10 @@ RUN /opt/gateway/bin/python -m pip install --require-hashes --only-binary :all: 
     && /opt/build/bin/python -m pip install --require-hashes --only-binary :all: -r requirements/build.txt
 COPY pyproject.toml setup.py README.md LICENSE ./
 COPY gateway gateway
-# The compiler reads the types of what the gateway stands on.
-RUN PYTHONPATH="$(/opt/gateway/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" GATEWAY_COMPILE=1 \
-    /opt/build/bin/python -m pip wheel --no-deps --no-build-isolation --wheel-dir dist . \
+# The compiler reads the types of what the gateway stands on. (Behind its own packages, as PYTHONPATH would not be.)
+RUN /opt/gateway/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+        > "$(/opt/build/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/gateway.pth" \
+    && GATEWAY_COMPILE=1 /opt/build/bin/python -m pip wheel --no-deps --no-build-isolation --wheel-dir dist . \
     && /opt/gateway/bin/python -m pip install --no-deps --no-index dist/*.whl \
     && /opt/gateway/bin/python -m compileall -q /opt/gateway \
     && /opt/gateway/bin/python -m pip uninstall --yes --quiet pip setuptools \
