@@ -39,9 +39,9 @@ MODULES = [f"{folder}/{name}.py" for folder, names in COMPILED.items() for name 
 
 def check_compiler() -> None:
     """End with one line where the C compiler or Python's headers are missing."""
-    compiler = (sysconfig.get_config_var("CC") or "cc").split()[0]
+    compiler = (os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc").split()[0]
     header = Path(sysconfig.get_path("include"), "Python.h")
-    if shutil.which(os.environ.get("CC", compiler).split()[0]) is None:
+    if shutil.which(compiler) is None:
         sys.exit(f"GATEWAY_COMPILE needs a C compiler: {compiler} is not there (Debian: apt-get install gcc libc6-dev)")
     if not header.exists():
         sys.exit(f"GATEWAY_COMPILE needs Python's headers: {header} is not there (Debian: apt-get install python3-dev)")
