@@ -1,6 +1,7 @@
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 BIN := .venv/bin
+COMPILED := build/compiled
 # Compiled once and kept: the tests start some five hundred processes, and each would compile all of the gateway anew.
 export PYTHONDONTWRITEBYTECODE :=
 # Tests kill processes, not machines: their databases need no disk, and a slow one is most of what they wait for.
@@ -22,7 +23,18 @@ install: .venv/ready ## A virtual environment in .venv with the `gateway` comman
 run: install ## A gateway, a demo upstream, a funded key, and a curl line to paste
 	$(BIN)/gateway dev
 
-test test-browser torture: export TMPDIR := $(or $(MEMORY),$(TMPDIR),/tmp)
+wheel: $(COMPILED)/ready ## A wheel with the hot path compiled, into dist/ (Debian: apt-get install gcc libc6-dev)
+
+# With the dependencies of .venv, but not its gateway.
+$(COMPILED)/ready: .venv/ready setup.py $(shell find gateway -name '*.py')
+	rm -rf dist $(COMPILED) && $(PYTHON) -m venv $(COMPILED)
+	GATEWAY_COMPILE=1 $(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > \
+		$$($(COMPILED)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/dependencies.pth
+	$(COMPILED)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-index dist/*.whl
+	@touch $@
+
+test test-browser test-compiled torture: export TMPDIR := $(or $(MEMORY),$(TMPDIR),/tmp)
 
 test: install ## Every test, with counts that fit in minutes
 	# Who starves beside the others is asked once more, alone. What is broken fails again, and then says with what values:
@@ -32,6 +44,13 @@ test: install ## Every test, with counts that fit in minutes
 
 test-browser: install ## The pages, in a real browser (Debian: apt-get install chromium chromium-driver)
 	$(BIN)/python -m pytest tests/browser
+
+# Beside a copy of the tests there is no `gateway` to be imported but the one that was installed.
+test-compiled: $(COMPILED)/ready ## The tests of the hot path, with the hot path compiled
+	$(COMPILED)/bin/gateway version | grep compiled
+	rm -rf build/tested && mkdir build/tested && cp -r $(filter-out gateway build dist data,$(wildcard *)) build/tested
+	cd build/tested && $(abspath $(COMPILED))/bin/python -m pytest -n $(TEST_WORKERS) --dist loadgroup --assert=plain --tb=short -m "not pure" \
+		tests/proxy tests/server tests/upstreams tests/credits tests/observe tests/e2e
 
 torture: install ## The same guarantees with full counts (an hour)
 	TORTURE=1 $(BIN)/python -m pytest -n 1 --timeout 1200
@@ -58,6 +77,9 @@ docs: install ## Write anew what is made from the code: schema, references, the 
 bench: install ## Side by side with nginx, Envoy and a plain proxy
 	$(BIN)/python -m benchmarks
 
+bench-compiled: install $(COMPILED)/ready ## The same, with the hot path compiled
+	$(BIN)/python -m benchmarks --gateway-command $(abspath $(COMPILED))/bin/gateway
+
 lock: ## Pin every dependency anew, with hashes
 	$(BIN)/python -m pip install --quiet pip-tools
 	$(BIN)/pip-compile -q --generate-hashes --strip-extras --allow-unsafe --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --output-file requirements/runtime.txt pyproject.toml
@@ -65,4 +87,4 @@ lock: ## Pin every dependency anew, with hashes
 	$(BIN)/pip-compile -q --generate-hashes --strip-extras --allow-unsafe --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --extra otel --constraint requirements/dev.txt --output-file requirements/otel.txt pyproject.toml
 	echo setuptools | $(BIN)/pip-compile -q --generate-hashes --strip-extras --allow-unsafe --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --constraint requirements/dev.txt --output-file requirements/build.txt -
 
-.PHONY: help install run test test-browser torture check fix docs bench lock
+.PHONY: help install run wheel test test-browser test-compiled torture check fix docs bench bench-compiled lock

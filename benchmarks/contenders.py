@@ -221,6 +221,7 @@ def _start_gateway(bench: Bench, label: str, setting: _Setting, api_key: str, ke
     command = [*bench.gateway_command, "serve", "-c", str(setting.config)]
     server = bench.servers.start(setting.name, command, core=bench.core_proxy)
     wait_listening(server, setting.port)
+    label = f"{label} ({build_of(bench.gateway_command)})"
     return Running(setting.name, label, _target(setting.port, api_key, keys), server, setting.database)
 
 
@@ -262,6 +263,15 @@ def gateway_command(text: str | None) -> list[str]:
     if not installed.is_file():
         raise Unusable("not found: the `gateway` command. Install with: make install (or give --gateway-command)")
     return [str(installed)]
+
+
+def build_of(command: list[str]) -> str:
+    """What is measured, for the table: whether it is compiled, and its Python. Raises Unusable."""
+    told = subprocess.run([*command, "version", "--json"], capture_output=True, text=True, check=False)
+    if told.returncode:
+        raise Unusable(f"{shlex.join(command)} does not tell its version: {told.stderr[-500:]}")
+    version = json.loads(told.stdout)
+    return f"{version['build']}, Python {version['python']}"
 
 
 KEEP_ALIVE = "keepalive 64; keepalive_requests 1000000000; keepalive_timeout 1h;"

@@ -24,7 +24,8 @@ from gateway.observe.access_log import AccessLog
 from gateway.observe.metrics import Metrics
 from gateway.proxy.body import Uploads
 from gateway.proxy.headers import HeadReader
-from gateway.proxy.routes import Route, RouteTable
+from gateway.proxy.route import Route
+from gateway.proxy.routes import RouteTable
 from gateway.retirement import Retirement
 from gateway.upstreams.open import open_transports
 from gateway.upstreams.upstream import Upstream

@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 failed (one line on standard error says why), 2 the config
 from __future__ import annotations
 
 import os
+import platform
 import sys
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -14,6 +15,7 @@ from io import TextIOWrapper
 import typer.main
 
 from gateway import __version__
+from gateway.build import build
 from gateway.cli import config, keys, orders
 from gateway.cli import credits as credits_group
 from gateway.cli.dev import dev
@@ -47,11 +49,12 @@ app.command("import")(import_)
 
 @app.command()
 def version(as_json: AsJson = False) -> None:
-    """Print the version."""
+    """Print the version, whether the hot path is compiled, and the Python that runs it."""
+    python = platform.python_version()
     if as_json:
-        print_json({"version": __version__})
+        print_json({"version": __version__, "build": build(), "python": python})
     else:
-        print(__version__)
+        print(f"{__version__} ({build()}, Python {python})")
 
 
 @cache

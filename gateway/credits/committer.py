@@ -29,7 +29,7 @@ class Committer:
         self._loop = loop
         self._told = told
         self._inbox: SimpleQueue[tuple[Batch, threading.Lock | None] | None] = SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
+        self._worker = threading.Thread(target=self._run, name="journal", daemon=True)
         self._is_quick = True
         self.commit_seconds = 0.0
         """How long the last commit took."""
@@ -38,7 +38,7 @@ class Committer:
         self._is_done.acquire()
 
     def start(self) -> None:
-        self._thread.start()
+        self._worker.start()
 
     def commit(self, batch: Batch) -> None:
         """Have it committed."""
@@ -60,8 +60,8 @@ class Committer:
     async def stop(self, seconds: float) -> bool:
         """End the thread when what it has is committed; False if that takes longer than `seconds`."""
         self._inbox.put(None)
-        await self._loop.run_in_executor(None, self._thread.join, seconds)
-        return not self._thread.is_alive()
+        await self._loop.run_in_executor(None, self._worker.join, seconds)
+        return not self._worker.is_alive()
 
     def _run(self) -> None:
         while (order := self._inbox.get()) is not None:

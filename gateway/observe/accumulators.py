@@ -28,9 +28,9 @@ class Counter:
     __slots__ = ("value",)
 
     def __init__(self) -> None:
-        self.value: float = 0
+        self.value = 0.0
 
-    def add(self, amount: float = 1) -> None:
+    def add(self, amount: float = 1.0) -> None:
         self.value += amount
 
 

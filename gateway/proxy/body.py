@@ -8,15 +8,10 @@ from contextlib import contextmanager
 from starlette.types import Receive
 
 from gateway.errors import BodyTooLarge, NoHealthyTarget
+from gateway.proxy.caller_gone import CallerGone
 
 WHOLE_MAX_BYTES = 65_536
 """A body that says it is no longer is waited for before anything of it goes upstream."""
-
-
-class CallerGone(OSError):
-    """The caller left in the middle of its body. Whoever sends the body upstream must break off, never finish it.
-
-    An OSError, as what `send` raises when nobody is there any more (ASGI 2.4)."""
 
 
 async def read_body(receive: Receive, content_length: int | None, max_bytes: int) -> bytes | StreamedBody:

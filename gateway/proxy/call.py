@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gateway.credits.provider import Hold
 from gateway.proxy.once import Once
-from gateway.proxy.routes import Route
+from gateway.proxy.route import Route
 from gateway.quota import Quota
 
 CALLER_LEFT = 499

@@ -25,15 +25,17 @@ from gateway.credits.provider import CreditsProvider, Hold
 from gateway.errors import CreditsUnavailable, GatewayError, InternalError, NoRoute, UpstreamError
 from gateway.idempotency_key import read_idempotency_key
 from gateway.observe.access_log import AccessLog
-from gateway.observe.ids import RequestIds, continues
+from gateway.observe.ids import RequestIds
 from gateway.observe.metrics import Metrics
 from gateway.proxy.body import read_body
 from gateway.proxy.call import CALLER_LEFT, KEPT, Call
+from gateway.proxy.completion import complete
 from gateway.proxy.forwarding import forward, forward_within
 from gateway.proxy.headers import HeadReader, RequestHead, check_head, clean_response
 from gateway.proxy.once import Apart, Once, keep_answer, kept_headers
 from gateway.proxy.own_fields import own_fields, timing
-from gateway.proxy.routes import Route, RouteTable
+from gateway.proxy.route import Route
+from gateway.proxy.routes import RouteTable
 from gateway.proxy.settlement import release_word, told_cost
 from gateway.proxy.truncation import show_break
 from gateway.proxy.websocket import relay_tunnel
@@ -43,8 +45,6 @@ logger = logging.getLogger("gateway.proxy")
 
 CLIENT_ABORT = "client_abort"
 HANDED_ON = "handed-on"
-TAKES_TRAILERS = ((b"te", b"trailers"), (b"connection", b"te"))
-"""Some servers send a trailer only to those who say so (RFC 9110 section 10.1.4)."""
 
 
 class Endpoint:
@@ -170,36 +170,12 @@ class Endpoint:
             call.verdict = "replayed"
         return earlier
 
-    def _complete(self, call: Call, route: Route, request: UpstreamRequest, head: RequestHead, scope: Scope) -> None:
-        """Put into the request what only the gateway may say: who calls, and where it goes."""
-        headers = request.headers
-        call.traceparent = traceparent = self._ids.next_traceparent(head.traceparent)
-        headers += ((b"x-request-id", call.request_id.encode("ascii")), (b"traceparent", traceparent))
-        if head.tracestate and head.traceparent is not None and continues(head.traceparent, traceparent):
-            headers += head.tracestate
-        hold = call.hold
-        if hold is not None:
-            headers += (
-                (b"x-gateway-user", hold.user_id.encode("ascii")),
-                (b"x-gateway-key-id", hold.key_id.encode("ascii")),
-                route.cost_field,
-            )
-        target: bytes = scope["raw_path"]
-        if route.strip:
-            target = target[route.strip :] or b"/"
-        query = scope["query_string"]
-        request.target = target + b"?" + query if query else target
-        if route.is_websocket and "gateway.tunnel" in scope.get("extensions", ()):
-            request.upgrade = b"websocket"
-        elif route.settle_header:
-            headers += TAKES_TRAILERS
-
     async def _send(
         self, call: Call, route: Route, request: UpstreamRequest, head: RequestHead, scope: Scope, receive: Receive
     ) -> UpstreamResponse:
         """Forward, and end the hold if there is no answer."""
         try:
-            self._complete(call, route, request, head, scope)
+            complete(call, route, request, head, scope, self._ids)
             if head.has_body and head.expects_continue:
                 request.body = await read_body(receive, head.content_length, route.body_max_bytes)
             if route.timeout_seconds is not None:

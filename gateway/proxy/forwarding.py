@@ -7,7 +7,7 @@ from collections.abc import Awaitable
 
 from gateway.errors import UpstreamTimeout
 from gateway.proxy.body import StreamedBody
-from gateway.proxy.routes import Route
+from gateway.proxy.route import Route
 from gateway.upstreams.transport import UpstreamRequest, UpstreamResponse
 
 

@@ -41,7 +41,7 @@ from gateway.errors import BodyTooLarge, Conflict, CreditsUnavailable, GatewayEr
 from gateway.idempotency_key import REPLAYED, still_running, used_before
 from gateway.proxy.body import read_whole_body
 from gateway.proxy.headers import RequestHead, clean_response
-from gateway.proxy.routes import Route
+from gateway.proxy.route import Route
 from gateway.sealing import Seal, derive_with
 from gateway.upstreams.transport import Headers, UpstreamResponse
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 
-from gateway.proxy.routes import Route
+from gateway.proxy.route import Route
 from gateway.upstreams.transport import Headers, UpstreamRequest
 
 logger = logging.getLogger("gateway.proxy")

@@ -28,8 +28,9 @@ STALL_CHECKS = 4
 """How often within the write timeout a caller is looked at that has bytes to take."""
 
 
-class Connection(asyncio.Protocol):
-    """What HttpProtocol stands on. `leaving`: the last byte was written, what still comes is thrown away."""
+class Connection:
+    """What HttpProtocol stands on: an asyncio.Protocol in all but name, for with a base of Python's own its compiled
+    form would be slow (setup.py). `leaving`: the last byte was written, what still comes is thrown away."""
 
     __slots__ = ("_patience_seconds", "_reading_paused", "_stalled_since", "_taken", "_waiting_since", "_writable",
                  "_write_timeout_seconds", "_written", "deadline", "leaving", "loop", "read_deadline", "transport",

@@ -14,6 +14,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Any
 
+from gateway.server.failure import CallerLeft
 from gateway.server.limits import BUFFER_MAX_BYTES
 from gateway.server.response import ResponseHead
 
@@ -31,10 +32,6 @@ UNMEASURED, NO_BODY = -1, -2
 """Instead of the bytes still to send: the length was not told; the response has no body whatever is sent."""
 
 logger = logging.getLogger(__name__)
-
-
-class CallerLeft(OSError):
-    """Nobody is there any more to send to (ASGI 2.4: `send` raises OSError)."""
 
 
 class Exchange:

@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Collection
 
-    from gateway.server.protocol import HttpProtocol
-
 FIFO_SECONDS = 0.05
 STAND_SECONDS = 0.5
 """How long a burst may last. On the way into an overload, this is how late the first of those too many are told."""
@@ -60,6 +58,23 @@ REFUSALS_PER_LOOK = 32
 LENGTH = re.compile(rb"(?<=\r\n)content-length: ?([0-9]{1,9})\r\n")
 
 logger = logging.getLogger(__name__)
+
+
+class Caller(Protocol):
+    """Whose request waits at the door."""
+
+    @property
+    def leaving(self) -> bool:
+        """Whether nobody is there any more."""
+
+    def on_admitted(self) -> None:
+        """There is room."""
+
+    def on_turned_away(self) -> None:
+        """There is none, and time to say so."""
+
+    def abort(self) -> None:
+        """Close the connection at once."""
 
 
 class Backlog(Protocol):
@@ -103,7 +118,7 @@ class Intake:
         self._count_running = count_running
         self._clock = clock
         self._begun = 0
-        self._held: deque[tuple[float, HttpProtocol]] = deque()
+        self._held: deque[tuple[float, Caller]] = deque()
         self._is_looking = self._is_standing = False
         self._window_began = 0.0
         self._came = self._let_in = 0.0
@@ -120,7 +135,7 @@ class Intake:
         """Whether one more request may begin. On the hot path."""
         return not self._held and self._count_running() < self._calls_max and self._has_room()
 
-    def hold(self, caller: HttpProtocol) -> None:
+    def hold(self, caller: Caller) -> None:
         """Whose request was not admitted: it is when there is room, or it is told when there is time for that."""
         now = self._clock()
         if not self._is_looking:
@@ -212,7 +227,7 @@ class Intake:
         self._allowance_seconds = allowance
 
     @staticmethod
-    def _tell(caller: HttpProtocol, tell: Callable[[], None]) -> None:
+    def _tell(caller: Caller, tell: Callable[[], None]) -> None:
         """A defect that one request brings to light is not to stop the others."""
         try:
             tell()

@@ -61,7 +61,7 @@ class Listener:
         server_state: ServerState | None = None,
         app_state: dict[str, Any] | None = None,
         _loop: asyncio.AbstractEventLoop | None = None,
-    ) -> HttpProtocol:
+    ) -> Any:  # an HttpProtocol, which is an asyncio.Protocol in all but name
         if server_state is not None:
             self.server_state = server_state
         if app_state is not None:

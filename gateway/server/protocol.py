@@ -61,7 +61,7 @@ class HttpProtocol(Connection):
 
     # --- from the loop ----------------------------------------------------------------------------------------------
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # TCP's has all
+    def connection_made(self, transport: asyncio.Transport) -> None:
         self.transport = transport
         listener, limits = self.listener, self.listener.limits
         listener.connections_open += 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import TYPE_CHECKING, NoReturn
 
+from gateway.server.failure import BadResponseHead
 from gateway.server.head import TOKEN_BYTES
 
 if TYPE_CHECKING:
@@ -31,10 +32,6 @@ KNOWN_NAMES = dict.fromkeys(
     b"upgrade": UPGRADE,
 }
 """Names known to be tokens in lower case, and which of them need a second look."""
-
-
-class BadResponseHead(RuntimeError):
-    """The application's response head can't be sent. Nothing of it was."""
 
 
 class ResponseHead:

@@ -10,13 +10,12 @@ One float, `deadline`, is watched for whatever the connection waits for (gateway
 from __future__ import annotations
 
 import asyncio
-from contextlib import aclosing
 from typing import TYPE_CHECKING, Protocol, cast
 
 from gateway.deadlines import NEVER
 from gateway.errors import BadUpstreamResponse, UpstreamError, UpstreamTimeout, UpstreamUnreachable
 from gateway.upstreams.http1_response import Http1Response
-from gateway.upstreams.request_body import framed
+from gateway.upstreams.request_body import send_framed
 from gateway.upstreams.request_head import SMALL_BODY_BYTES
 from gateway.upstreams.response_parser import BODY, COMPLETE, HEAD, TUNNEL, ResponseParser
 
@@ -44,7 +43,9 @@ class Owner(Protocol):
         """Its socket is closed too."""
 
 
-class Http1Connection(asyncio.Protocol):
+class Http1Connection:
+    """An asyncio.Protocol in all but name (see gateway/server/connection.py)."""
+
     __slots__ = (
         "_deadlines",
         "_idle_seconds",
@@ -259,10 +260,7 @@ class Http1Connection(asyncio.Protocol):
         """Stream the body; whatever fails in it ends the exchange without the body's end."""
         body = cast("AsyncIterator[bytes]", request.body)
         try:
-            async with aclosing(framed(body, request.content_length)) as pieces:
-                async for piece in pieces:
-                    self._transport.writelines(piece)
-                    await self._wait_sent()
+            await send_framed(body, request.content_length, self._write_piece)
         except Exception as error:  # noqa: BLE001 - the iterator is the caller's: its errors are for the caller
             self._sender = None
             self._shut(error)
@@ -270,7 +268,8 @@ class Http1Connection(asyncio.Protocol):
             self._sender = None
             self._mark_sent()
 
-    async def _wait_sent(self) -> None:
+    async def _write_piece(self, piece: tuple[bytes, ...]) -> None:
+        self._transport.writelines(piece)
         self._unwritten_bytes = self._transport.get_write_buffer_size()
         if not self._reading_paused:
             self.deadline = self._loop.time() + self._idle_seconds

@@ -42,9 +42,9 @@ class Http1Response:
     headers: Headers
     content_length: int | None
 
-    def __init__(self, connection: Http1Connection, waiter: asyncio.Future[None]) -> None:
-        self.connection: Http1Connection | None = connection
-        self.waiter: asyncio.Future[None] | None = waiter
+    def __init__(self, connection: Http1Connection | None, waiter: asyncio.Future[None] | None) -> None:
+        self.connection = connection
+        self.waiter = waiter
         self.body: bytes | None = None
         self.trailers: Headers = []
         self.chunks: list[bytes] = []

@@ -81,13 +81,13 @@ class Member:
         self.url = url
         self.weight = weight
         self.transport = transport
-        self.share: float = weight
+        self.share = float(weight)
         self.circuit = Circuit.CLOSED
         self.epoch = 0
         self.is_down = False
         self.until = 0.0
-        self.calls: float = 0
-        self.failures: float = 0
+        self.calls = 0.0
+        self.failures = 0.0
         self.row = 0
         self.last_error = ""
         self._settings = settings
@@ -120,7 +120,7 @@ class Member:
         settings = self._settings
         if self.row >= settings.consecutive_failures:
             return f"{self.row} failures in a row"
-        calls_min: float = settings.failure_min_calls
+        calls_min = float(settings.failure_min_calls)
         if now < self._returned_at + settings.window_seconds:
             calls_min /= 4  # it was ejected a moment ago: less will do
         if self.calls < calls_min or self.failures * 100 < settings.failure_percent * self.calls:
@@ -161,7 +161,7 @@ class Member:
         ramp = self._settings.slow_start_seconds
         age = now - self._returned_at
         if age >= ramp:
-            self.share = self.weight
+            self.share = float(self.weight)
             return False
         self.share = self.weight * max(RAMP_START, age / ramp)
         return True
@@ -188,4 +188,5 @@ class Member:
     def _change(self, circuit: Circuit) -> None:
         self.circuit = circuit
         self.epoch += 1
-        self.calls = self.failures = self.row = 0
+        self.calls = self.failures = 0.0
+        self.row = 0

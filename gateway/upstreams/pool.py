@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gateway.deadlines import NEVER
 from gateway.errors import NoHealthyTarget, UpstreamError, UpstreamTimeout, UpstreamUnreachable
@@ -272,9 +272,10 @@ class Pool:
         connection = Http1Connection(self, self._settings, self._deadlines, self._loop)
         connection.address = address
         server_name = (self._settings.tls.server_name or target.host) if self._tls else None
+        protocol: Any = connection
         try:
             await self._loop.create_connection(
-                lambda: connection, address, target.port, ssl=self._tls, server_hostname=server_name
+                lambda: protocol, address, target.port, ssl=self._tls, server_hostname=server_name
             )
         except BaseException:
             if connection.open:

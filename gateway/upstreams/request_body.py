@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 from gateway.errors import BadRequest
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator
+    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 
 
 async def framed(body: AsyncIterator[bytes], length: int | None) -> AsyncGenerator[tuple[bytes, ...], None]:
@@ -35,3 +36,12 @@ async def framed(body: AsyncIterator[bytes], length: int | None) -> AsyncGenerat
         close = getattr(body, "aclose", None)
         if close is not None:
             await close()
+
+
+async def send_framed(
+    body: AsyncIterator[bytes], length: int | None, write: Callable[[tuple[bytes, ...]], Awaitable[None]]
+) -> None:
+    """Write all of `body`; it is closed whatever happens. Raises as `framed` does."""
+    async with aclosing(framed(body, length)) as pieces:
+        async for piece in pieces:
+            await write(piece)

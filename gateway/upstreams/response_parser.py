@@ -69,6 +69,8 @@ class ResponseParser:
         "state",
     )
 
+    __deletable__ = ("_response",)  # mypyc asks
+
     def __init__(self, head_max_bytes: int) -> None:
         self._head_max_bytes = head_max_bytes
         self._http: HttpResponseParser | None = None

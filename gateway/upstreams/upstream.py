@@ -221,7 +221,7 @@ class Upstream:
             return
         else:
             logger.info("%s: %s is up again, and will be tried", self.name, member.url)
-            member.until = 0
+            member.until = 0.0
             self._lose(member, member.epoch)
         self._changed()
 
@@ -231,7 +231,7 @@ class Upstream:
             logger.error("%s: no target is left; calls fail at once until one is back", self.name)
         elif not self._candidates[0].is_available:
             logger.warning("%s: every target is ejected; calls go to those that answer at all", self.name)
-        self.deadline = 0
+        self.deadline = 0.0
 
     def on_deadline(self, now: float) -> None:
         """The shared tick: ejections end, shares grow, counts fade."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from gateway import __version__
+from gateway.build import build
 from gateway.cli.reference import cli_reference
 from gateway.errors import Conflict, CreditsUnavailable, Invalid
 
@@ -81,8 +83,12 @@ def test_a_reader_that_goes_away_is_no_traceback():
 
 
 def test_the_version(gateway):
-    assert gateway("version").out == f"{__version__}\n"
-    assert gateway("version", "--json").document == {"version": __version__}
+    assert gateway("version").out == f"{__version__} ({build()}, Python {platform.python_version()})\n"
+    assert gateway("version", "--json").document == {
+        "version": __version__,
+        "build": build(),
+        "python": platform.python_version(),
+    }
 
 
 def test_the_page_about_the_command_line_is_current():

@@ -141,6 +141,7 @@ def test_takeovers_by_a_crowd_at_two_processes_are_one(ledger, run):
     run(main())
 
 
+@pytest.mark.pure
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
 def test_with_unkey_a_key_has_a_row_before_anything_is_claimed(database_of, run, kind):
     """Its lock is what two claims of the same meet at, also where this process sees the key for the first time."""
@@ -157,6 +158,7 @@ def test_with_unkey_a_key_has_a_row_before_anything_is_claimed(database_of, run,
     run(main())
 
 
+@pytest.mark.pure
 def test_ends_and_repeats_in_one_commit_know_of_each_other(ledger, run, monkeypatch):
     """A settlement is queued, and the repeat comes before it is written; the same with a release."""
 

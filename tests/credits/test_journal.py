@@ -105,6 +105,7 @@ async def _patient(provider, secret):
             await asyncio.sleep(0.05)
 
 
+@pytest.mark.pure
 def test_a_failed_commit_refuses_its_holds_and_repeats_its_ends(ledger, run, monkeypatch):
     async def main():
         async with ledger.provider(hold_timeout_seconds=5) as provider:
@@ -215,6 +216,7 @@ def test_a_release_that_comes_late_keeps_its_reason(ledger, run):
     run(main())
 
 
+@pytest.mark.pure
 def test_a_commit_that_hangs_does_not_stop_the_loop(ledger, run, monkeypatch):
     released = threading.Event()
     working = Transaction.commit
@@ -239,6 +241,7 @@ def test_a_commit_that_hangs_does_not_stop_the_loop(ledger, run, monkeypatch):
     run(main())
 
 
+@pytest.mark.pure
 def test_who_ends_a_hold_is_told_in_time_though_nobody_knows_yet_what_became_of_its_commit(ledger, run, monkeypatch):
     lost, found_out = threading.Event(), threading.Event()
     working = Transaction.commit
@@ -289,6 +292,7 @@ def test_nobody_is_given_up_before_its_time_nor_a_tick_after_it(ledger, run):
     run(main())
 
 
+@pytest.mark.pure
 def test_items_tried_one_by_one_wait_no_longer_than_others(ledger, run, monkeypatch):
     calls = []
 
@@ -318,6 +322,7 @@ def test_items_tried_one_by_one_wait_no_longer_than_others(ledger, run, monkeypa
     run(main())
 
 
+@pytest.mark.pure
 def test_closing_is_bounded_while_a_commit_hangs_and_does_not_sign_off(ledger, run, monkeypatch):
     monkeypatch.setattr("gateway.credits.journal.CLOSE_SECONDS", 0.1)
     monkeypatch.setattr("gateway.credits.journal.JOIN_SECONDS", 0.1)

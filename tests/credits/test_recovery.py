@@ -98,6 +98,7 @@ def test_a_process_taken_for_dead_goes_on_under_a_new_number(ledger, run):
     run(main())
 
 
+@pytest.mark.pure
 def test_a_new_number_that_comes_while_a_commit_is_under_way_is_not_lost(ledger, run, monkeypatch):
     inside, go_on = threading.Event(), threading.Event()
     working = Transaction._refusal

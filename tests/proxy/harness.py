@@ -21,7 +21,8 @@ from gateway.observe.ids import RequestIds
 from gateway.observe.metrics import Metrics
 from gateway.proxy.endpoint import Endpoint
 from gateway.proxy.headers import HeadReader
-from gateway.proxy.routes import Route, RouteTable
+from gateway.proxy.route import Route
+from gateway.proxy.routes import RouteTable
 from gateway.upstreams.open import open_transports
 from tests.database.template import prepare_database
 from tests.server.harness import PATIENCE_SECONDS, Server, wait_until

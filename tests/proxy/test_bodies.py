@@ -8,7 +8,7 @@ import json
 import pytest
 
 from gateway.proxy.body import WHOLE_MAX_BYTES
-from gateway.proxy.routes import UPLOADS_MAX
+from gateway.proxy.route import UPLOADS_MAX
 from tests.proxy.harness import BODY_MAX_BYTES
 from tests.server.harness import wait_until
 

@@ -8,7 +8,8 @@ import threading
 import pytest
 
 from gateway.proxy.once import Apart, Once
-from gateway.proxy.routes import Route, RouteTable
+from gateway.proxy.route import Route
+from gateway.proxy.routes import RouteTable
 from tests.proxy.harness import Gate, response, section
 from tests.proxy.once import KEY, is_replay, post, wait_kept
 from tests.server.harness import wait_until

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from gateway.config.tree import RateLimitSection
 from gateway.credits.provider import NO_POLICY, Policy, RateLimit
 from gateway.errors import BadRequest, MethodNotAllowed, NoRoute
-from gateway.proxy.routes import Route, RouteTable
+from gateway.proxy.route import Route
+from gateway.proxy.routes import RouteTable
 from tests.proxy.harness import request, section
 
 

@@ -7,7 +7,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gateway.errors import BadUpstreamResponse
-from gateway.proxy.routes import Route
+from gateway.proxy.route import Route
 from gateway.proxy.settlement import release_word, told_cost
 from gateway.upstreams.transport import UpstreamRequest
 from tests.proxy.harness import TOLD, section

@@ -25,7 +25,7 @@ MESSAGES = {
 
 def parsed(*segments: bytes, head_max_bytes: int = 65_536, is_head: bool = False) -> tuple[Any, ...]:
     parser = ResponseParser(head_max_bytes)
-    response = Http1Response(None, None)  # type: ignore[arg-type]
+    response = Http1Response(None, None)
     parser.expect(response, is_head=is_head, upgrade=b"")
     for segment in segments:
         parser.feed(segment)
@@ -98,7 +98,7 @@ def test_a_205_or_204_promises_no_body() -> None:
 
 def test_an_idle_parser_keeps_no_body_alive() -> None:
     parser = ResponseParser(1000)
-    response = Http1Response(None, None)  # type: ignore[arg-type]
+    response = Http1Response(None, None)
     parser.expect(response, is_head=False, upgrade=b"")
     parser.feed(headed(b"Content-Length: 2"))
     assert not hasattr(parser, "_response")
@@ -106,7 +106,7 @@ def test_an_idle_parser_keeps_no_body_alive() -> None:
 
 def test_a_cut_close_delimited_head_is_refused() -> None:
     parser = ResponseParser(1000)
-    parser.expect(Http1Response(None, None), is_head=False, upgrade=b"")  # type: ignore[arg-type]
+    parser.expect(Http1Response(None, None), is_head=False, upgrade=b"")
     parser.feed(OK)
     with pytest.raises(BadUpstreamResponse):
         parser.feed_eof()

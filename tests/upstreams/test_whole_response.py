@@ -16,16 +16,9 @@ from gateway.upstreams.whole_response import read_whole
 PLAIN = b"HTTP/1.1 200 OK\r\nServer: x\r\nContent-Type: a/b\r\nContent-Length: 5\r\nConnection: keep-alive\r\n\r\nhello"
 
 
-class _Parsed(Http1Response):
-    __slots__ = ()
-
-    def __init__(self) -> None:
-        super().__init__(None, None)  # type: ignore[arg-type]
-
-
 def read_slowly(data: bytes):
     """What the full parser makes of `data`: split in the status line, so that the short cut never sees it whole."""
-    parser, response = ResponseParser(1 << 20), _Parsed()
+    parser, response = ResponseParser(1 << 20), Http1Response(None, None)
     parser.expect(response, is_head=False, upgrade=b"")
     with contextlib.suppress(UpstreamError):
         parser.feed(data[:5])

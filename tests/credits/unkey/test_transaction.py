@@ -66,6 +66,7 @@ def test_who_marks_a_hold_answered_hears_that_it_is_lost_whatever_is_beside_it(l
     run(main())
 
 
+@pytest.mark.pure
 @pytest.mark.parametrize("credits", [100, None], ids=["limited", "unlimited"])
 def test_recovery_that_looked_before_a_hold_had_its_key_looks_again(ledger, run, credits):
     """Its process was asleep, and writes down that Unkey has granted it between recovery's look and its lock."""
