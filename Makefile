@@ -6,8 +6,8 @@ COMPILED := build/compiled
 export PYTHONDONTWRITEBYTECODE :=
 # Tests kill processes, not machines: their databases need no disk, and a slow one is most of what they wait for.
 MEMORY := $(shell test "$$(df -k --output=avail /dev/shm 2>/dev/null | tail -1)" -gt 2000000 2>/dev/null && echo /dev/shm)
-# Many tests wait for a clock or a process, so three for two cores; each worker first has to collect them all.
-TEST_WORKERS ?= $(shell cores=$$(nproc); echo $$((cores < 6 ? (3 * cores + 1) / 2 : 8)))
+# Many tests wait for a clock or a process, so two for a core (of two cores: 260 s, where three workers take 305).
+TEST_WORKERS ?= $(shell cores=$$(nproc); echo $$((cores < 4 ? 2 * cores : 8)))
 
 help: ## What can be made here
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
