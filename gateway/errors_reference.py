@@ -211,8 +211,9 @@ EXPLANATIONS = (
     ),
     Explanation(
         Overloaded(),
-        "More connections than `server.connections_max`, or the gateway is stopping.",
-        "Try again after `Retry-After`, on a new connection.",
+        "More calls come than the gateway can serve (docs/operations.md, *Limits and overload*), more run than"
+        " `server.calls_max`, more connections are open than `server.connections_max`, or the gateway is stopping.",
+        "Try again after `Retry-After`; on the same connection, unless it was closed.",
     ),
     Explanation(BillingUnavailable(), "The payment provider can't be reached.", "Try again later."),
     Explanation(BillingNotConfigured(), "The gateway sells no credits.", "Ask its owner."),

@@ -110,12 +110,7 @@ def list_keys(
 def show(context: typer.Context, key_id: KeyId, config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
     """Show one key, without its secret."""
     key = with_provider(context, load(context, config), lambda provider: provider.get(key_id))
-    if key is None:
-        raise no_such_key(key_id)
-    if as_json:
-        print_json(_document(key))
-    else:
-        _print_key(key)
+    _print_found(key, key_id, as_json=as_json)
 
 
 @group.command()
@@ -137,12 +132,7 @@ def cap(
     if not caps:
         raise typer.BadParameter("say --day, --month or both")
     key = with_provider(context, load(context, config), lambda provider: provider.cap(key_id, caps))
-    if key is None:
-        raise no_such_key(key_id)
-    if as_json:
-        print_json(_document(key))
-    else:
-        _print_key(key)
+    _print_found(key, key_id, as_json=as_json)
 
 
 @group.command()
@@ -209,6 +199,16 @@ def _row(key: ApiKey) -> tuple[object, ...]:
 
 def _shown_cap(cap: SpendCap | None) -> str | None:
     return None if cap is None else f"{cap.cap}, {cap.spent} spent, resets {shown_time(cap.resets_at)}"
+
+
+def _print_found(key: ApiKey | None, key_id: str, *, as_json: bool) -> None:
+    """Raises the failure that names the key where there is none."""
+    if key is None:
+        raise no_such_key(key_id)
+    if as_json:
+        print_json(_document(key))
+    else:
+        _print_key(key)
 
 
 def _print_key(key: ApiKey) -> None:

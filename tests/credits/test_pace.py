@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
+
 import pytest
 
+from gateway.credits.journal import Journal
 from gateway.credits.pace import FULL_AT, FULL_AT_MOST, STALL_SECONDS, Pace
+from gateway.credits.provider import NO_POLICY
+from gateway.deadlines import Deadlines
+from tests.credits.conftest import locked, until
 
 
 def pace_of(seconds, commits=100):
@@ -46,3 +53,49 @@ def test_a_commit_that_fails_or_does_not_end_is_a_stall_until_one_succeeds():
     pace.begin(101.0)
     pace.end(0.001, failed=False)
     assert not pace.is_stalled(200.0)
+
+
+class Slow:
+    """Commits that take their time, and refuse nobody."""
+
+    def __init__(self, *, is_remote):
+        self.is_remote = is_remote
+
+    def wait_for_lock(self, milliseconds):
+        pass
+
+    def commit(self, takes, ends):
+        time.sleep(0.01)
+
+    def close(self):
+        pass
+
+
+@pytest.mark.pure
+@pytest.mark.parametrize(("is_remote", "is_more"), [(True, True), (False, False)])
+def test_only_where_commits_wait_for_a_server_does_more_wait_for_slow_ones(run, is_remote, is_more):
+    async def main():
+        loop = asyncio.get_running_loop()
+        journal = Journal(lambda: Slow(is_remote=is_remote), loop, Deadlines(loop), timeout_seconds=60)
+        journal.open()
+        for _ in range(5):
+            journal.take(bytes(32), 1, "/x", "r", NO_POLICY)
+            await until(lambda: not journal.pending)
+        assert (journal.full_at > FULL_AT) == is_more
+        await journal.aclose()
+
+    run(main())
+
+
+def test_while_the_database_is_locked_the_journal_says_that_it_stands_still(ledger, run):
+    async def main():
+        async with ledger.provider() as provider:
+            secret, _ = await provider.create("u", credits=10)
+            journal = provider.journal
+            with locked(ledger):
+                hold = asyncio.ensure_future(provider.hold(secret.encode(), 1, "/x", "r"))
+                await until(lambda: journal.is_stalled)
+            await provider.release(await hold, "test")
+            assert not journal.is_stalled
+
+    run(main())
