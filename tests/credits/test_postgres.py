@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
+import psycopg
 import pytest
 
 from gateway.credits.provider import Hold
-from gateway.credits.store_postgres import PostgresStore
+from gateway.database.pipeline import Pipeline
 from gateway.errors import CreditsUnavailable, GatewayError
 from tests.credits.conftest import Ledger, until
 
@@ -69,27 +70,27 @@ def test_a_server_that_dies_under_load_loses_no_credit_and_charges_no_call_that_
 
 @pytest.mark.parametrize("is_done", [True, False])
 def test_a_commit_whose_answer_is_lost_is_found_out_and_counts_once(ledger, run, monkeypatch, is_done):
-    sending = PostgresStore._send
+    run_all = Pipeline.run
 
-    def hang_up(store, connection, changes):
-        monkeypatch.setattr(PostgresStore, "_send", sending)
-        sending(store, connection, changes)
+    def hang_up(pipeline):
+        if pipeline._added[-1][0] != "COMMIT":
+            return run_all(pipeline)
+        monkeypatch.setattr(Pipeline, "run", run_all)
         if is_done:
-            connection.execute("COMMIT")
-            connection._pipeline.sync()
-            connection.wait(connection._pipeline._fetch_gen(flush=True))
-        connection.pgconn.finish()
+            run_all(pipeline)
+        pipeline.connection.pgconn.finish()
+        raise psycopg.OperationalError("the connection is gone")
 
     async def main():
         async with ledger.provider() as provider:
             secret, key = await provider.create("u", credits=10)
             hold = await provider.hold(secret.encode(), 4, "/x", "r1")
-            monkeypatch.setattr(PostgresStore, "_send", hang_up)
+            monkeypatch.setattr(Pipeline, "run", hang_up)
             await provider.settle(hold, 3)
             assert [(e.amount, e.request_id) for e in await provider.history(key.key_id) if e.kind == "spend"] == [
                 (-3, "r1")
             ]
-            monkeypatch.setattr(PostgresStore, "_send", hang_up)
+            monkeypatch.setattr(Pipeline, "run", hang_up)
             if is_done:
                 taken = await provider.hold(secret.encode(), 5, "/x", "r2")
                 assert isinstance(taken, Hold)
