@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -120,6 +121,13 @@ class Gateway:
     def errors(self) -> str:
         """All that it wrote, over all starts."""
         return self.errors_file.read_text(errors="replace")
+
+    def metric(self, sample: str) -> float:
+        """The sum of a metric's samples that begin so: its name, or with labels after it."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.admin_port}/metrics", timeout=30) as answer:
+            lines = answer.read().decode().splitlines()
+        begin = tuple(sample + end for end in " {,}")
+        return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(begin))
 
     def workers(self) -> list[psutil.Process]:
         """The living processes under the supervisor; none where one process does it all."""

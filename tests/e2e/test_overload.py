@@ -6,15 +6,13 @@ Ratios of one run, printed. They are asserted in `make torture` alone: a machine
 from __future__ import annotations
 
 import gc
-import json
-import subprocess
 
 import psutil
 import pytest
 
 from tests.e2e.caller import request
 from tests.e2e.harness import TORTURE, allow_many_sockets, count, gateway, settings
-from tests.e2e.open_loop import Told, command
+from tests.e2e.open_loop import OpenLoop, Told
 from tests.e2e.upstream import Upstream
 
 CONNECTIONS = count(300, 2_000)
@@ -25,8 +23,8 @@ GROWTH_MAX_BYTES = 128 * 1024 * 1024
 
 def load(running, key: str, connections: int, rate: float = 0) -> Told:
     words = {"port": running.port, "request": request(key).decode(), "connections": connections, "seconds": SECONDS}
-    done = subprocess.run(command(**words, rate=rate), capture_output=True, check=True, text=True, timeout=120)
-    told = Told(**json.loads(done.stdout))
+    with OpenLoop(**words, rate=rate) as loop:
+        told = loop.told()
     print(told)
     assert (told.others, told.broken, told.unanswered) == (0, 0, 0)
     return told

@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-import re
 import socket
 import time
-import urllib.request
 from collections import Counter
 from dataclasses import dataclass
 
@@ -77,13 +75,6 @@ async def break_and_mend(targets, marks):
         await asyncio.sleep(RETURN_SECONDS + 3)
 
 
-def told(port, name):
-    """A metric of the gateway, summed up over its labels."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as response:
-        text = response.read().decode()
-    return sum(float(value) for value in re.findall(rf"^{name}(?:{{.*}})? (\S+)$", text, re.MULTILINE))
-
-
 def free_ports(number):
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(number)]
@@ -109,7 +100,7 @@ def test_targets_that_die_hang_and_fail_cost_few_calls_and_no_credits(tmp_path):
         key, _ = running.create_key(10_000_000)
         running.start()
         called, marks = asyncio.run(main(running, key, targets))
-        retries = told(running.admin_port, "gateway_upstream_retries_total")
+        retries = running.metric("gateway_upstream_retries_total")
         assert running.stop() == 0
         for bad_at, mended_at in zip(marks[::2], marks[1::2], strict=True):
             few_calls_failed(called, bad_at, mended_at)
