@@ -35,7 +35,7 @@ class Beside:
         """What it says next. There is nothing if it has failed: its own words are on standard error."""
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
-        assert line, f"{self._process.args} ended with {self._process.wait()}"
+        assert line, f"it ended with {self._process.wait()}"
         return dict(json.loads(line))
 
     def ask(self, word: str = "") -> dict[str, Any]:

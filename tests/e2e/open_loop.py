@@ -1,6 +1,6 @@
 """Load that does not wait for answers: `python -m tests.e2e.open_loop '{"port": …, "rate": …}'`, a process of its own.
 
-The connections are made first, and left alone for SETTLE_SECONDS: what is measured is requests, not the opening of
+The connections are made first, and left alone for SETTLE_SECONDS each: what is measured is requests, not the opening of
 connections. Then requests become due at a fixed rate whatever is still unanswered. A request takes the connection that
 has been free for longest; where there is none it is sent when there is one, and what is never sent is `unsent`. Its
 time counts from when it was sent: how long the gateway takes, not how long the load waited for a connection. Bare
@@ -24,7 +24,7 @@ from typing import Any
 
 from tests.e2e.beside import Beside, say, words
 
-SETTLE_SECONDS = 0.5
+SETTLE_SECONDS = 0.001
 PATIENCE_SECONDS = 5
 """How long the last requests may take."""
 LENGTH = re.compile(rb"\r\ncontent-length: (\d+)", re.IGNORECASE)
@@ -87,7 +87,7 @@ class _Load:
             one.setblocking(False)
             self._sockets[one.fileno()] = one
             self._poller.register(one.fileno(), select.EPOLLIN)
-        time.sleep(SETTLE_SECONDS)
+        time.sleep(SETTLE_SECONDS * asked.connections)
         if not asked.seconds:
             self._poller.register(sys.stdin.fileno(), select.EPOLLIN)
         self._free = deque(self._sockets)
