@@ -122,12 +122,13 @@ class Gateway:
         """All that it wrote, over all starts."""
         return self.errors_file.read_text(errors="replace")
 
-    def metric(self, sample: str) -> float:
-        """The sum of a metric's samples that begin so: its name, or with labels after it."""
+    def metric(self, name: str, **labels: str) -> float:
+        """The sum of a metric's samples that have these labels."""
         with urllib.request.urlopen(f"http://127.0.0.1:{self.admin_port}/metrics", timeout=30) as answer:
             lines = answer.read().decode().splitlines()
-        begin = tuple(sample + end for end in " {,}")
-        return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(begin))
+        wanted = [f'{label}="{value}"' for label, value in labels.items()]
+        found = [line for line in lines if line.startswith((f"{name}{{", f"{name} "))]
+        return sum(float(line.rpartition(" ")[2]) for line in found if all(label in line for label in wanted))
 
     def workers(self) -> list[psutil.Process]:
         """The living processes under the supervisor; none where one process does it all."""

@@ -90,7 +90,7 @@ def test_reloads_under_load_fail_no_call_and_each_pays_the_price_it_was_matched_
             with OpenLoop(**load, rate=CALLS_PER_SECOND, answers_file=str(answers_file)) as loop:
                 change_under_load(running, config, [one, other])
                 told = loop.told()
-            assert running.metric('gateway_config_reloads_total{result="refused"') == len(BROKEN)
+            assert running.metric("gateway_config_reloads_total", result="refused") == len(BROKEN)
             assert running.stop() == 0
         print(f"{workers} workers, {RELOADS} reloads, {told.rate:.0f} calls a second: {told}")
         assert told == replace(told, refused=0, others=0, broken=0, unanswered=0)
