@@ -27,6 +27,9 @@ RATE_MIN = 0.95
 """What of that must have been reached: the load begins a little before it is reached, and ends after."""
 CALLS_BETWEEN = count(20, 500)
 """Before each reload, and after it: more than there are under way."""
+SLOW_PER_SECOND = 50
+"""As many of them take SLOW_SECONDS: they outlive the config that they began with, and some the next one."""
+SLOW_SECONDS = count(3, 10) / 10
 CONNECTIONS = 16
 
 
@@ -81,30 +84,37 @@ def arrived(upstreams: list[Upstream]) -> int:
 @pytest.mark.parametrize("workers", [1, 2])
 def test_reloads_under_load_fail_no_call_and_each_pays_the_price_it_was_matched_with(tmp_path: Path, workers: int):
     with Upstream() as one, Upstream() as other:
+        one.slow_seconds = other.slow_seconds = SLOW_SECONDS
         config = settings(tmp_path, one.url, server={"workers": workers, "watch_config": False}, log={"access": False})
         with gateway(tmp_path, config) as running:
             secret, _ = running.create_key(100_000_000)
             running.start()
-            load = {"port": running.port, "request": request(secret).decode(), "connections": CONNECTIONS}
-            answers_file = tmp_path / "answers"
-            with OpenLoop(**load, rate=CALLS_PER_SECOND, answers_file=str(answers_file)) as loop:
+            quick, slow = tmp_path / "quick", tmp_path / "slow"
+            load = {"port": running.port, "rate": CALLS_PER_SECOND - SLOW_PER_SECOND, "connections": CONNECTIONS}
+            long = {"port": running.port, "rate": SLOW_PER_SECOND, "connections": 2 * SLOW_PER_SECOND}
+            with (
+                OpenLoop(**load, request=request(secret).decode(), answers_file=str(quick)) as loop,
+                OpenLoop(**long, request=request(secret, "slow").decode(), answers_file=str(slow)) as slow_loop,
+            ):
                 change_under_load(running, config, [one, other])
-                told = loop.told()
+                told = [loop.told(), slow_loop.told()]
             assert running.metric("gateway_config_reloads_total", result="refused") == len(BROKEN)
             assert running.stop() == 0
-        print(f"{workers} workers, {RELOADS} reloads, {told.rate:.0f} calls a second: {told}")
-        assert told == replace(told, refused=0, others=0, broken=0, unanswered=0)
-        answers = answers_of(answers_file)
+        rate = sum(each.rate for each in told)
+        print(f"{workers} workers, {RELOADS} reloads, {rate:.0f} calls a second: {told}")
+        for each in told:
+            assert each == replace(each, refused=0, others=0, broken=0, unanswered=0)
+        answers = answers_of(quick) | answers_of(slow)
         seen_by = [{seen.request_id: int(seen.get("x-gateway-cost")) for seen in each.seen} for each in (one, other)]
         assert answers == seen_by[0] | seen_by[1] == Books(running.database).charged
-        assert len(answers) == told.served == arrived([one, other])
+        assert len(answers) == sum(each.served for each in told) == arrived([one, other])
         # Each file was in force, and its price came with its target.
         assert [set(seen.values()) for seen in seen_by] == [
             {price_of(number) for number in GOOD if turn_of(number) == turn} for turn in (0, 1)
         ]
         assert open_holds(running.database) == 0
         if TORTURE:
-            assert told.rate >= RATE_MIN * CALLS_PER_SECOND
+            assert rate >= RATE_MIN * CALLS_PER_SECOND
 
 
 def answers_of(file: Path) -> dict[str, int]:
