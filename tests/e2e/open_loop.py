@@ -25,7 +25,7 @@ from typing import Any
 from tests.e2e.beside import Beside, say, words
 
 SETTLE_SECONDS = 0.001
-PATIENCE_SECONDS = 5
+PATIENCE_SECONDS = 30
 """How long the last requests may take."""
 LENGTH = re.compile(rb"\r\ncontent-length: (\d+)", re.IGNORECASE)
 REQUEST_ID = re.compile(rb"\r\nx-request-id: (\S+)", re.IGNORECASE)

@@ -22,10 +22,10 @@ RELOADS = count(12, 50)
 BROKEN = {RELOADS // 6 * number for number in range(1, 6)}
 """Which of them are broken files: five."""
 GOOD = [number for number in range(RELOADS + 1) if number not in BROKEN]
-CALLS_PER_SECOND = count(400, 1_000)
+CALLS_PER_SECOND = count(600, 1_000)
 RATE_MIN = 0.95
 """What of that must have been reached: the load begins a little before it is reached, and ends after."""
-CALLS_BETWEEN = count(20, 500)
+CALLS_BETWEEN = count(40, 500)
 """Before each reload, and after it: more than there are under way."""
 SLOW_PER_SECOND = 50
 """As many of them take SLOW_SECONDS: they outlive the config that they began with, and some the next one."""
