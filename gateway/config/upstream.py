@@ -52,7 +52,7 @@ class EjectionSection(Section):
     failure_min_calls: Annotated[int, Field(strict=True, ge=1, le=1_000_000)] = 20
     """Below so many calls in the window the share says nothing."""
     window_seconds: Annotated[float, Field(ge=1, le=3_600, allow_inf_nan=False)] = 10
-    """About how far back the share looks."""
+    """About how far back the share looks; of busy targets no further than five times failure_min_calls."""
     seconds: Annotated[float, Field(ge=0.1, le=3_600, allow_inf_nan=False)] = 2
     """Length of the first ejection; each next one is twice as long. Then one call tries whether the target is well."""
     max_seconds: Annotated[float, Field(ge=0.1, le=86_400, allow_inf_nan=False)] = 60

@@ -51,8 +51,9 @@ class TargetStatus:
 class Member:
     """Runs on one event loop. Times are `loop.time()` seconds.
 
-    `is_down` is what the health check says. `calls` and `failures` fade: they count those of about the last window;
-    `row` is how many failed in a row. `share` is the weight, less in a slow start.
+    `is_down` is what the health check says. `calls` and `failures` fade: they count those of about the last window, or
+    fewer where there are many (`Upstream._kept`); `row` is how many failed in a row. `share` is the weight, less in a
+    slow start.
     """
 
     __slots__ = (

@@ -40,6 +40,9 @@ QUICK_LOOK_SECONDS = 0.1
 """While a target is out or grows back."""
 HOPELESS_SECONDS = 1.0
 """Where no target is left, each is tried as often."""
+CALLS_ENOUGH = 5
+"""Of a busy target no more is remembered than so many times the fewest calls that say something: else it would have to
+fail for as long as it went well before anybody believes it."""
 
 
 class Upstream:
@@ -235,7 +238,6 @@ class Upstream:
 
     def on_deadline(self, now: float) -> None:
         """The shared tick: ejections end, shares grow, counts fade."""
-        settings = self._settings.ejection
         is_quick = is_growing = False
         for member in self.members:
             if member.circuit is Circuit.OPEN:
@@ -250,9 +252,17 @@ class Upstream:
             self._rebuild()
         if now >= self._fade_at:
             self._fade_at = now + LOOK_SECONDS
+            kept = self._kept()
             for member in self.members:
-                member.fade(now, 1 - LOOK_SECONDS / settings.window_seconds)
+                member.fade(now, kept)
         self.deadline = now + (QUICK_LOOK_SECONDS if is_quick else LOOK_SECONDS)
+
+    def _kept(self) -> float:
+        """What is left of all counts after LOOK_SECONDS. The same for each target: they are compared."""
+        settings = self._settings.ejection
+        calls_max = CALLS_ENOUGH * settings.failure_min_calls
+        busiest = max(member.calls for member in self.members)
+        return min(1 - LOOK_SECONDS / settings.window_seconds, calls_max / max(busiest, calls_max))
 
     # Watching and closing.
 

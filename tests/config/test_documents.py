@@ -80,11 +80,13 @@ def test_every_section_is_closed_and_every_key_is_described():
     assert schema["additionalProperties"] is False
 
 
-def test_every_key_is_on_the_reference_page():
-    page = config_reference()
+def test_every_key_is_on_the_reference_page_in_its_section():
+    page = (ROOT / "docs" / "config.md").read_text()
+    sections = dict(section.split("\n", 1) for section in re.split(r"^## ", page, flags=re.MULTILINE)[1:])
     for path, _ in all_leaves():
-        named = [step for step in path if step != "[]" and not step.startswith("^")]
-        assert f"`{named[-1]}`" in page, path
+        *section, key = path[:-1] if path[-1] == "[]" else path
+        name = ".".join("&lt;name&gt;" if step.startswith("^") else step for step in section).replace(".[]", "[]")
+        assert f"| `{key}` |" in sections[name], path
 
 
 def test_a_secret_default_is_shown_as_it_is_in_the_source():

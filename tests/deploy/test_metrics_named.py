@@ -74,6 +74,15 @@ def test_every_metric_of_the_dashboards_and_alerts_exists():
         assert labels <= known, f"{expression}: {labels - known}"
 
 
+def test_every_metric_that_is_named_anywhere_exists():
+    """In variables, descriptions and links too, and in whatever file comes later."""
+    known = exposed() | {f"gateway_{name}" for name in FAMILIES}
+    texts = [file.read_text() for file in sorted((ROOT / "deploy").rglob("*")) if file.is_file()]
+    named = {name for text in texts for name in re.findall(r"\bgateway_\w+", text)}
+    assert len(named) > 20
+    assert named <= known, named - known
+
+
 def test_a_name_that_does_not_exist_would_be_found():
     metrics, labels = taken_apart('sum by (rout) (rate(gateway_request_total{state="x"}[5m]))')
     assert metrics == {"gateway_request_total"}

@@ -1,75 +1,67 @@
 """Many event streams at once on one worker: each costs little, none is dropped, and new calls don't notice.
 
-The full count wants 16,000 open files for the gateway: `ulimit -Hn`.
+The callers and the upstream are processes of their own: the gateway has its processor time and its open files for
+itself. The full count wants 16,500 of those: `ulimit -Hn`.
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import time
 
 import psutil
 
-from tests.e2e.caller import Caller, call, request
-from tests.e2e.harness import TORTURE, allow_many_sockets, count, gateway, settings
-from tests.e2e.upstream import Upstream
+from tests.e2e.beside import Beside
+from tests.e2e.caller import request
+from tests.e2e.harness import TORTURE, Gateway, allow_many_sockets, count, gateway, settings, until
+from tests.e2e.open_loop import OpenLoop, Told
 
-STREAMS = count(200, 3_500)
-"""The callers and the upstream are one process here, and each stream is a socket of either."""
+STREAMS = count(200, 8_000)
 BYTES_MAX = count(64, 24) * 1024
 """A few streams carry what many share."""
-AT_ONCE = 50
-CALLS = 500
+OPEN_SECONDS = count(0, 60)
+EVENTS_PER_SECOND = count(400, 800)
+EVENTS_MIN = count(1, 5)
+"""Of each stream in that time: one in half a second, and one in 10 s."""
+LONELY_SECONDS = count(2, 50) / 10
 IDLE_RATIO_MAX = 3
 
 
-async def quick(port: int, key: str) -> float:
-    """The time within which 99 % of lonely calls are answered, in seconds."""
-    times = []
-    async with await Caller.open(port) as caller:
-        for _ in range(CALLS):
-            began = time.perf_counter()
-            assert (await caller.call(request(key))).status == 200
-            times.append(time.perf_counter() - began)
-    return sorted(times)[CALLS * 99 // 100]
+def lonely_calls(running: Gateway, key: str) -> Told:
+    """Calls of one caller, one after the other."""
+    words = {"port": running.port, "request": request(key).decode(), "connections": 1, "seconds": LONELY_SECONDS}
+    with OpenLoop(**words) as loop:
+        told = loop.told()
+    assert (told.refused, told.others, told.broken, told.unanswered) == (0, 0, 0, 0)
+    return told
 
 
 def test_open_streams_cost_little_and_none_is_dropped(tmp_path):
     allow_many_sockets()
-    config = settings(tmp_path, "http://127.0.0.1:1", server={"connections_max": 20_000})
-    with Upstream() as upstream:
-        upstream.chunks = 1_000_000
-        upstream.pause_seconds = count(1, 10)
-        config["upstreams"]["main"] = {"targets": [upstream.url], "connections_max": STREAMS + 10}
+    with Beside("event_source", events_per_second=EVENTS_PER_SECOND) as source:
+        target = f"http://127.0.0.1:{source.read()['port']}"
+        config = settings(
+            tmp_path, target, server={"connections_max": 20_000}, upstream={"connections_max": STREAMS + 10}
+        )
         with gateway(tmp_path, config) as running:
             key, _ = running.create_key(1_000_000)
             running.start()
-            asyncio.run(keep_open(running, key))
+            process = psutil.Process(running.process.pid)
+            idle = lonely_calls(running, key)
+            before = process.memory_info().rss
+            words = {"port": running.port, "request": request(key, "events").decode(), "streams": STREAMS}
+            with Beside("stream_callers", **words) as callers:
+                assert callers.read()["open"] == STREAMS
+                callers.ask("anew")
+                time.sleep(OPEN_SECONDS)
+                until(lambda: (told := callers.ask())["fewest"] >= EVENTS_MIN or told["closed"])
+                bytes_each = (process.memory_info().rss - before) / STREAMS
+                busy = lonely_calls(running, key)
+                sent = source.ask("stop")["sent"]
+                until(lambda: (told := callers.ask())["received"] >= sent or told["closed"])
+                told = callers.ask()
+                print(f"{told}, {bytes_each / 1024:.1f} KiB each, p99 {idle.served_p99} → {busy.served_p99} ms")
+                assert (told["open"], told["closed"], told["received"]) == (STREAMS, 0, sent)
+            assert bytes_each <= BYTES_MAX
             assert "Traceback" not in running.errors
-
-
-async def keep_open(running, key: str) -> None:
-    process = psutil.Process(running.process.pid)
-    idle = await quick(running.port, key)
-    before = process.memory_info().rss
-    async with contextlib.AsyncExitStack() as stack:
-        streams: list[Caller] = []
-        while len(streams) < STREAMS:
-            opening = [await stack.enter_async_context(await Caller.open(running.port)) for _ in range(AT_ONCE)]
-            for caller in opening:
-                caller.send(request(key, "events"))
-            for caller in opening:
-                assert b" 200 " in await caller.reader.readuntil(b"\r\n\r\n")
-            streams += opening
-        await asyncio.sleep(count(0, 60))
-        bytes_each = (process.memory_info().rss - before) / len(streams)
-        busy = await quick(running.port, key)
-        print(f"{len(streams)} streams: {bytes_each / 1024:.1f} KiB each, p99 {idle * 1e3:.1f} → {busy * 1e3:.1f} ms")
-        assert bytes_each <= BYTES_MAX
-        assert not any(caller.reader.at_eof() for caller in streams)
-        for caller in streams:
-            await asyncio.wait_for(caller.reader.readuntil(b"data: "), 30)
-        assert (await call(running.port, request(key))).status == 200
-        if TORTURE:
-            assert busy <= IDLE_RATIO_MAX * idle
+            if TORTURE:
+                assert busy.served_p99 <= IDLE_RATIO_MAX * idle.served_p99

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import json
 import os
-import subprocess
 from collections.abc import Iterator
 
 import psutil
@@ -17,7 +15,7 @@ import pytest
 
 from tests.e2e.caller import request
 from tests.e2e.harness import TORTURE, allow_many_sockets, count, gateway, settings
-from tests.e2e.open_loop import Told, command
+from tests.e2e.open_loop import OpenLoop, Told
 from tests.e2e.upstream import Upstream
 
 CONNECTIONS = count(300, 2_000)
@@ -49,8 +47,8 @@ def pin(pid: int, cores: list[int]) -> None:
 
 def load(running, key: str, connections: int, rate: float = 0) -> Told:
     words = {"port": running.port, "request": request(key).decode(), "connections": connections, "seconds": SECONDS}
-    done = subprocess.run(command(**words, rate=rate), capture_output=True, check=True, text=True, timeout=120)
-    told = Told(**json.loads(done.stdout))
+    with OpenLoop(**words, rate=rate) as loop:
+        told = loop.told()
     print(told)
     assert (told.others, told.broken, told.unanswered) == (0, 0, 0)
     return told

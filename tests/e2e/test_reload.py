@@ -6,8 +6,7 @@ import asyncio
 import contextlib
 import json
 import signal
-import time
-from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -15,23 +14,27 @@ import pytest
 
 from tests.e2e.audit import Books, open_holds
 from tests.e2e.caller import Answer, Caller, request
-from tests.e2e.harness import Gateway, count, gateway, settings, until, until_async
+from tests.e2e.harness import TORTURE, Gateway, count, gateway, settings, until, until_async
+from tests.e2e.open_loop import OpenLoop
 from tests.e2e.upstream import Upstream
 
 RELOADS = count(12, 50)
 BROKEN = {RELOADS // 6 * number for number in range(1, 6)}
 """Which of them are broken files: five."""
-CALLS_PER_SECOND = count(200, 1_000)
-CONNECTIONS = 20
-
-
-def gauge(running: Gateway, name: str) -> float:
-    text = httpx.get(f"http://127.0.0.1:{running.admin_port}/metrics").text
-    return sum(float(line.rpartition(" ")[2]) for line in text.splitlines() if line.startswith(name))
+GOOD = [number for number in range(RELOADS + 1) if number not in BROKEN]
+CALLS_PER_SECOND = count(600, 1_000)
+RATE_MIN = 0.95
+"""What of that must have been reached: the load begins a little before it is reached, and ends after."""
+CALLS_BETWEEN = count(40, 500)
+"""Before each reload, and after it: more than there are under way."""
+SLOW_PER_SECOND = 50
+"""As many of them take SLOW_SECONDS: they outlive the config that they began with, and some the next one."""
+SLOW_SECONDS = count(3, 10) / 10
+CONNECTIONS = 16
 
 
 def reloads(running: Gateway) -> int:
-    return int(gauge(running, "gateway_config_reloads_total{"))
+    return int(running.metric("gateway_config_reloads_total"))
 
 
 def write(running: Gateway, config: object) -> None:
@@ -46,55 +49,79 @@ def priced(config: dict, cost: int, *targets: str) -> dict:
     return {**config, "routes": [route], "upstreams": {"main": {"targets": list(targets)}}}
 
 
-async def pay(port: int, key: str, answers: list[Answer], stop: asyncio.Event) -> None:
-    """Calls one after the other at a steady pace, each with an answer that must be whole."""
-    async with await Caller.open(port) as caller:
-        due = time.monotonic()
-        while not stop.is_set():
-            answers.append(await caller.call(request(key)))
-            due += CONNECTIONS / CALLS_PER_SECOND
-            await asyncio.sleep(max(0, due - time.monotonic()))
-
-
-async def change_under_load(running: Gateway, key: str, config: dict, upstreams: list[Upstream]) -> list[Answer]:
-    answers: list[Answer] = []
-    stop = asyncio.Event()
-    callers = [asyncio.create_task(pay(running.port, key, answers, stop)) for _ in range(CONNECTIONS)]
+def change_under_load(running: Gateway, config: dict, upstreams: list[Upstream]) -> None:
+    """Each file that is no broken one has a price of its own, and the other target than the one before."""
+    wait_for_calls(upstreams)
     for number in range(1, RELOADS + 1):
         if number in BROKEN:
             write(running, "routes: [{path: /call/x")
         else:
-            write(running, priced(config, number, upstreams[number % len(upstreams)].url))
-        done = len(answers)
+            write(running, priced(config, price_of(number), upstreams[turn_of(number)].url))
         running.signal(signal.SIGHUP)
-        told = await asyncio.to_thread(until, lambda number=number: reloads(running) == number)
-        assert told
-        await until_async(lambda done=done: len(answers) > done + CONNECTIONS)
-    stop.set()
-    await asyncio.gather(*callers)
-    return answers
+        until(lambda number=number: reloads(running) == number)
+        wait_for_calls(upstreams)
+
+
+def wait_for_calls(upstreams: list[Upstream]) -> None:
+    done = arrived(upstreams)
+    until(lambda: arrived(upstreams) > done + CALLS_BETWEEN)
+
+
+def price_of(number: int) -> int:
+    """What a call costs by a file; 0 is the one that the gateway began with."""
+    return number + 1
+
+
+def turn_of(number: int) -> int:
+    """Which of the two targets it has."""
+    return GOOD.index(number) % 2
+
+
+def arrived(upstreams: list[Upstream]) -> int:
+    return sum(len(upstream.seen) for upstream in upstreams)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_reloads_under_load_fail_no_call_and_each_pays_the_price_it_was_matched_with(tmp_path: Path, workers: int):
     with Upstream() as one, Upstream() as other:
+        one.slow_seconds = other.slow_seconds = SLOW_SECONDS
         config = settings(tmp_path, one.url, server={"workers": workers, "watch_config": False}, log={"access": False})
         with gateway(tmp_path, config) as running:
             secret, _ = running.create_key(100_000_000)
             running.start()
-            answers = asyncio.run(change_under_load(running, secret, config, [one, other]))
-            assert gauge(running, 'gateway_config_reloads_total{result="refused"}') == len(BROKEN)
+            quick, slow = tmp_path / "quick", tmp_path / "slow"
+            load = {"port": running.port, "rate": CALLS_PER_SECOND - SLOW_PER_SECOND, "connections": CONNECTIONS}
+            long = {"port": running.port, "rate": SLOW_PER_SECOND, "connections": 2 * SLOW_PER_SECOND}
+            with (
+                OpenLoop(**load, request=request(secret).decode(), answers_file=str(quick)) as loop,
+                OpenLoop(**long, request=request(secret, "slow").decode(), answers_file=str(slow)) as slow_loop,
+            ):
+                change_under_load(running, config, [one, other])
+                told = [loop.told(), slow_loop.told()]
+            assert running.metric("gateway_config_reloads_total", result="refused") == len(BROKEN)
             assert running.stop() == 0
-        assert [answer for answer in answers if answer.status != 200 or not answer.whole] == []
-        asked = {seen.request_id: int(seen.get("x-gateway-cost")) for seen in (*one.seen, *other.seen)}
-        charged = Books(running.database).charged
-        told = {answer.request_id: answer.cost for answer in answers}
-        assert told == asked == charged
-        assert len(told) == len(answers)
-        prices = Counter(told.values())
-        assert set(prices) == {1, *range(1, RELOADS + 1)} - BROKEN
+        rate = sum(each.rate for each in told)
+        print(f"{workers} workers, {RELOADS} reloads, {rate:.0f} calls a second: {told}")
+        for each in told:
+            assert each == replace(each, refused=0, others=0, broken=0, unanswered=0)
+        answers = answers_of(quick) | answers_of(slow)
+        seen_by = [{seen.request_id: int(seen.get("x-gateway-cost")) for seen in each.seen} for each in (one, other)]
+        assert answers == seen_by[0] | seen_by[1] == Books(running.database).charged
+        assert len(answers) == sum(each.served for each in told) == arrived([one, other])
+        # Each file was in force, and its price came with its target.
+        assert [set(seen.values()) for seen in seen_by] == [
+            {price_of(number) for number in GOOD if turn_of(number) == turn} for turn in (0, 1)
+        ]
         assert open_holds(running.database) == 0
-        print(f"{workers} workers: {RELOADS} reloads, {len(answers)} calls, {len(prices)} prices, 0 failed")
+        if TORTURE:
+            assert rate >= RATE_MIN * CALLS_PER_SECOND
+
+
+def answers_of(file: Path) -> dict[str, int]:
+    """What each call was told that it costs, by request id."""
+    lines = [line.split() for line in file.read_text().splitlines()]
+    assert {status for status, _, _ in lines} == {"200"}
+    return {request_id: int(cost) for _, cost, request_id in lines}
 
 
 def ready(running: Gateway) -> dict:
@@ -127,7 +154,7 @@ def test_files_are_watched_and_a_bad_one_changes_nothing_and_says_so(tmp_path: P
             mount(mounted, "routes: 5\nadmin_token: a-first-token", "broken")
             until(lambda: ready(running).get("ok") is False)
             assert ready(running)["status"] == 200
-            assert gauge(running, "gateway_config_last_reload_success ") == 0
+            assert running.metric("gateway_config_last_reload_success") == 0
             assert prices_of_all(running) == {7}
 
             # A worker that dies now comes back with what is in force, not with the broken file.
@@ -136,7 +163,7 @@ def test_files_are_watched_and_a_bad_one_changes_nothing_and_says_so(tmp_path: P
             until(
                 lambda: len(running.workers()) == 2 and victim.pid not in [worker.pid for worker in running.workers()]
             )
-            until(lambda: gauge(running, "gateway_workers") == 2)
+            until(lambda: running.metric("gateway_workers") == 2)
             assert prices_of_all(running) == {7}
             assert ready(running).get("ok") is False
 

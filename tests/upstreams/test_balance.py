@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from gateway.errors import NoHealthyTarget, UpstreamError, UpstreamTimeout, UpstreamUnreachable
-from gateway.upstreams.upstream import Upstream
+from gateway.upstreams.upstream import LOOK_SECONDS, Upstream
 from tests.upstreams.conftest import get, open_connections, opened, read_all, run, until
 from tests.upstreams.hostile import OK, Peer, ScriptedUpstream, Seen, answers, blackhole_port, refusing_port
 
@@ -182,11 +182,12 @@ def test_a_target_that_fails_again_and_again_gets_no_calls_until_one_that_tries_
     run(main)
 
 
-def test_a_target_that_fails_often_but_never_in_a_row_is_ejected_if_others_do_better(kind: str) -> None:
-    def every_other(peer: Peer, seen: Seen) -> bool:
-        peer.send(FINE if len(peer.upstream.seen) % 2 else FAILED)
-        return True
+def every_other(peer: Peer, seen: Seen) -> bool:
+    peer.send(FINE if len(peer.upstream.seen) % 2 else FAILED)
+    return True
 
+
+def test_a_target_that_fails_often_but_never_in_a_row_is_ejected_if_others_do_better(kind: str) -> None:
     async def main() -> None:
         scripts = {"ok": every_other}
         with ScriptedUpstream(scripts=scripts) as ill, ScriptedUpstream() as well:
@@ -197,6 +198,19 @@ def test_a_target_that_fails_often_but_never_in_a_row_is_ejected_if_others_do_be
             async with opened(kind, ill.url, other.url) as upstream:
                 await failures(upstream, 100)
                 assert states(upstream) == ["up", "up"], "what all do alike is nobody's fault"
+
+    run(main)
+
+
+def test_that_many_calls_went_well_before_buys_a_target_no_time() -> None:
+    async def main() -> None:
+        with ScriptedUpstream() as ill, ScriptedUpstream() as well:
+            async with opened("http1", ill.url, well.url) as upstream:
+                assert await failures(upstream, 500) == {"200": 500}
+                upstream.on_deadline(asyncio.get_running_loop().time() + LOOK_SECONDS)
+                ill.scripts["ok"] = every_other
+                assert (await failures(upstream, 500))["500"] <= 80
+                assert states(upstream) == ["ejected", "up"]
 
     run(main)
 
