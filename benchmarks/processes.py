@@ -82,9 +82,9 @@ class Servers:
             self._running.pop().stop()
 
     def start(
-        self, name: str, command: Sequence[str], *, core: int, environment: Mapping[str, str] | None = None
+        self, name: str, command: Sequence[str], *, core: int | str, environment: Mapping[str, str] | None = None
     ) -> Server:
-        """Start `command` on one core, in a session of its own so that its children can be stopped with it."""
+        """Start `command` on one core (or several: "0,1"), in a session of its own: children are stopped with it."""
         output = self._directory / f"{name}.log"
         with output.open("wb") as sink:
             process = subprocess.Popen(
