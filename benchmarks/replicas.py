@@ -14,7 +14,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
@@ -31,8 +31,8 @@ from gateway.database.postgres import migrate_postgres
 
 BEGIN, END = "<!-- replicas: begin -->", "<!-- replicas: end -->"
 COLUMNS = ("", "calls/s", "×", "p50 ms", "p99 ms", "gateway, µs a call", "PostgreSQL, µs a call", "core 1", "core 2")
-READING = ("One at a time, of random keys", "p50 ms", "p99 ms")
-PAGES = {"`GET /credits`": "/credits", "`GET /credits/transactions`": "/credits/transactions"}
+PATHS = ("/credits", "/credits/transactions")
+READING = ("", "p50 ms", "p99 ms", "gateway, µs a call", "PostgreSQL, µs a call")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +53,14 @@ class Group:
 
 @dataclass(slots=True)
 class Case:
-    """A group, called with one key or with all. A run each round, and the CPU that its calls took, in µs a call."""
+    """A group, and what is asked of it: calls with one key or with many, which are sold, or else something for nothing.
+    A run each round, and the CPU that it took, in µs a call."""
 
     label: str
     group: Group
+    load: Load
     targets: list[Target]
-    is_hot: bool
+    keys: int = 0
     runs: list[Run] = field(default_factory=list)
     gateway_us: list[float] = field(default_factory=list)
     postgres_us: list[float] = field(default_factory=list)
@@ -67,9 +69,8 @@ class Case:
 class Rounds:
     """How a case is run. `everybody`: all servers there are."""
 
-    def __init__(self, options: argparse.Namespace, load: Load, postgres: Server, everybody: Sequence[Server]) -> None:
+    def __init__(self, options: argparse.Namespace, postgres: Server, everybody: Sequence[Server]) -> None:
         self._options = options
-        self._load = load
         self._postgres = postgres
         self._everybody = everybody
 
@@ -82,14 +83,17 @@ class Rounds:
         case.runs.append(run)
         case.gateway_us.append(gateway_us)
         case.postgres_us.append(postgres_us)
-        print(f"{case.label:50}{run.requests_per_second:9,.0f}/s  others {run.others:.0%}", file=sys.stderr)
+        print(f"{case.label:52}{run.requests_per_second:9,.0f}/s  others {run.others:.0%}", file=sys.stderr)
 
     def _timed(self, case: Case, seconds: float) -> tuple[Run, float, float]:
         group = case.group
         before = self._cpu_seconds(group)
-        run = run_wrk(self._load, case.targets, seconds, self._everybody)
+        run = run_wrk(case.load, case.targets, seconds, self._everybody)
         after = self._cpu_seconds(group)
-        group.runs.append(run)
+        if case.keys:
+            group.runs.append(run)
+        elif run.errors:
+            raise Unusable(f"{case.label}: {run.errors} were not answered")
         gateway, postgres = ((now - old) * 1e6 / max(run.requests, 1) for now, old in zip(after, before, strict=True))
         return run, gateway, postgres
 
@@ -111,27 +115,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> None:
-    cases, reading = _measure(options)
-    rows, pages = _rows(cases), [READING, *((name, f"{run.p50_ms:.2f}", f"{run.p99_ms:.2f}") for name, run in reading)]
-    print(report.aligned(rows), report.aligned(pages), sep="\n\n")
-    runs = [*(run for case in cases for run in case.runs), *(run for _, run in reading)]
-    note = report.disturbance_of(runs)
-    if note:
+    selling, reading = _measure(options)
+    rows, pages = _rows(selling), [READING, *((one.label, *_times(one, 2), *_costs(one)) for one in reading)]
+    print(report.aligned(rows), "One at a time, of random keys:\n" + report.aligned(pages), sep="\n\n")
+    if note := report.disturbance_of([run for case in (*selling, *reading) for run in case.runs]):
         print(f"\nnote: {note}")
     if options.json:
-        told = [asdict(case) | {"group": None, "targets": None} for case in cases]
-        Path(options.json).write_text(json.dumps({"cases": told, "reading": [asdict(run) for _, run in reading]}))
-    said = [report.markdown(rows), "", _sentence(options), "", report.markdown(pages)]
-    if options.write_docs and note:
-        raise Unusable(f"docs/ keeps its old figures: {note}")
+        told = [{"label": case.label, "rounds": [asdict(run) for run in case.runs]} for case in (*selling, *reading)]
+        Path(options.json).write_text(json.dumps(told, indent=2) + "\n")
     if options.write_docs:
+        if note:
+            raise Unusable(f"docs/ keeps its old figures: {note}")
+        title = f"One at a time, of random keys of the ledger with {options.entries / 1e6:g} M entries:"
+        said = [report.markdown(rows), "", _sentence(options), "", title, "", report.markdown(pages)]
         report.replace_between(report.DOCS / "performance.md", BEGIN, END, said)
 
 
-def _measure(options: argparse.Namespace) -> tuple[list[Case], list[tuple[str, Run]]]:
+def _measure(options: argparse.Namespace) -> tuple[list[Case], list[Case]]:
+    """Calls that are sold, and questions of the control plane's."""
     core_proxy, core_load = options.cores
     tools = find_tools(envoy=False)
-    load = Load(tools.wrk, options.connections, core_proxy, core_load)
+    crowd = Load(tools.wrk, options.connections, core_proxy, core_load)
     with tempfile.TemporaryDirectory(prefix="bench-") as folder, Servers(Path(folder)) as servers:
         directory = Path(folder)
         upstream, upstream_port, stub_port = start_upstream(servers, tools, directory, core_load)
@@ -141,22 +145,16 @@ def _measure(options: argparse.Namespace) -> tuple[list[Case], list[tuple[str, R
         one, *more = [_start_group(bench, url, count, options.keys, options.keys) for count in options.replicas]
         long = _start_group(bench, url, 1, options.keys, options.entries)
         groups = [one, long, *more]
-        everybody = [upstream, postgres, *(server for group in groups for server in group.servers)]
-        rounds = Rounds(options, load, postgres, everybody)
-        # Hot after hot, so that what is compared is run one after the other.
-        cases = sorted((case for group in groups for case in _cases(group, options.keys)), key=lambda case: case.is_hot)
+        rounds = Rounds(options, postgres, [upstream, postgres, *(each for group in groups for each in group.servers)])
+        selling = [_selling(group, crowd, keys, options.keys) for keys in (options.keys, 1) for group in groups]
+        reading = _reading(long, replace(crowd, connections=1), upstream_port)
         for number in range(options.rounds):
-            for case in cases if number % 2 == 0 else reversed(cases):
+            # To and fro: what the machine does meanwhile should not always meet the same one.
+            for case in (selling + reading)[:: 1 if number % 2 == 0 else -1]:
                 rounds.run(case)
         for group in groups:
             _check(group, len(group.ports) * options.connections)
-        alone = Load(tools.wrk, 1, core_proxy, core_load)
-        reading = [
-            (name, run_wrk(alone, [_page(long, path)], options.seconds, everybody)) for name, path in PAGES.items()
-        ]
-        if errors := sum(run.errors for _, run in reading):
-            raise Unusable(f"{errors} questions were not answered")
-    return cases, reading
+    return selling, reading
 
 
 def _start_group(bench: Bench, server_url: str, replicas: int, keys: int, entries: int) -> Group:
@@ -176,19 +174,21 @@ def _start_group(bench: Bench, server_url: str, replicas: int, keys: int, entrie
     return Group(replicas, entries, url, ports, started, secrets[0], file, read_books(url))
 
 
-def _cases(group: Group, keys: int) -> list[Case]:
+def _selling(group: Group, load: Load, keys: int, keys_of_all: int) -> Case:
     several = "1 replica" if group.replicas == 1 else f"{group.replicas} replicas"
-    behind = "" if group.entries == keys else f", {group.entries / 1e6:g} M entries in the ledger"
-    hot = [target_of(port, group.first_key) for port in group.ports]
-    many = [target_of(port, group.first_key, group.keys) for port in group.ports]
-    return [
-        Case(f"{several}, 1 key{behind}", group, hot, is_hot=True),
-        Case(f"{several}, {keys:,} keys{behind}", group, many, is_hot=False),
-    ]
+    used = "1 key" if keys == 1 else f"{keys:,} keys"
+    behind = "" if group.entries == keys_of_all else f", {group.entries / 1e6:g} M entries in the ledger"
+    file = None if keys == 1 else group.keys
+    targets = [target_of(port, group.first_key, file) for port in group.ports]
+    return Case(f"{several}, {used}{behind}", group, load, targets, keys)
 
 
-def _page(group: Group, path: str) -> Target:
-    return Target(f"http://127.0.0.1:{group.ports[0]}{path}", group.first_key, answer=b"", keys=group.keys)
+def _reading(group: Group, load: Load, upstream_port: int) -> list[Case]:
+    """Beside what a call of the upstream takes, without the gateway."""
+    base = f"http://127.0.0.1:{group.ports[0]}"
+    pages = [Target(base + path, group.first_key, answer=b"", keys=group.keys) for path in PATHS]
+    cases = [Case(f"`GET {path}`", group, load, [page]) for path, page in zip(PATHS, pages, strict=True)]
+    return [*cases, Case("upstream without a proxy", group, load, [target_of(upstream_port)])]
 
 
 def _check(group: Group, in_flight: int) -> None:
@@ -203,26 +203,26 @@ def _check(group: Group, in_flight: int) -> None:
 
 
 def _rows(cases: Sequence[Case]) -> list[tuple[str, ...]]:
-    """The table. × is the rate by that of the first group with as many keys: the median of each round's."""
+    """The table. × is the rate by that of the first case with as many keys: the median of each round's."""
     rows = [COLUMNS]
     for case in cases:
-        base = next(other for other in cases if other.is_hot == case.is_hot)
+        base = next(other for other in cases if other.keys == case.keys)
         pairs = zip(case.runs, base.runs, strict=True)
         times = median(run.requests_per_second / one.requests_per_second for run, one in pairs)
-        rows.append(
-            (
-                case.label,
-                f"{median(run.requests_per_second for run in case.runs):,.0f}",
-                f"{times:.2f}",
-                f"{median(run.p50_ms for run in case.runs):.1f}",
-                f"{median(run.p99_ms for run in case.runs):.1f}",
-                f"{median(case.gateway_us):.0f}",
-                f"{median(case.postgres_us):.0f}",
-                f"{median(run.proxy_core_busy for run in case.runs):.0%}",
-                f"{median(run.load_core_busy for run in case.runs):.0%}",
-            )
-        )
+        rate = median(run.requests_per_second for run in case.runs)
+        busy = [median(getattr(run, name) for run in case.runs) for name in ("proxy_core_busy", "load_core_busy")]
+        shares = (f"{share:.0%}" for share in busy)
+        rows.append((case.label, f"{rate:,.0f}", f"{times:.2f}", *_times(case, 1), *_costs(case), *shares))
     return rows
+
+
+def _times(case: Case, digits: int) -> tuple[str, str]:
+    p50, p99 = (median(getattr(run, name) for run in case.runs) for name in ("p50_ms", "p99_ms"))
+    return f"{p50:.{digits}f}", f"{p99:.{digits}f}"
+
+
+def _costs(case: Case) -> tuple[str, str]:
+    return f"{median(case.gateway_us):.0f}", f"{median(case.postgres_us):.0f}"
 
 
 def _sentence(options: argparse.Namespace) -> str:
