@@ -8,6 +8,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -45,11 +46,15 @@ class Server:
             raise Unusable(f"{self.name} exited with status {self._process.returncode}:\n{tail}")
 
     def cpu_seconds(self) -> float:
-        """CPU time used so far by the process and its children."""
+        """CPU time used so far by the process and its children, also by those that have come to their end."""
         family = [psutil.Process(self._process.pid)]
         family += family[0].children(recursive=True)
-        times = [member.cpu_times() for member in family]
-        return sum(time.user + time.system for time in times)
+        used = 0.0
+        for member in family:
+            with suppress(psutil.NoSuchProcess):  # PostgreSQL's come and go; their parent counts what they used
+                times = member.cpu_times()
+                used += times.user + times.system + times.children_user + times.children_system
+        return used
 
     def stop(self) -> None:
         """Ask the whole group to end, then make it."""
