@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
 import signal
 import sys
@@ -21,12 +20,10 @@ from pathlib import Path
 
 from benchmarks import lonely, report
 from benchmarks.contenders import NAMES, PROXIES, UNPROXIED, Bench, Running, gateway_command, start_upstream
-from benchmarks.load import Load, Run, check_answer, run_wrk
+from benchmarks.load import Load, Run, check_answer, cores, run_wrk
 from benchmarks.processes import Server, Servers, Unusable
 from benchmarks.sold import check_spent
 from benchmarks.tools import Tools, find_tools
-
-DOCS = Path(__file__).parents[1] / "docs"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -55,7 +52,7 @@ def _run(options: argparse.Namespace) -> None:
         document = report.document(figures, setting) | {"one_call_at_a_time": lonely.document(alone)}
         Path(options.json).write_text(json.dumps(document, indent=2) + "\n")
     if options.write_docs:
-        report.write_docs(figures, alone, lonely.rows(alone), setting, DOCS)
+        report.write_docs(figures, alone, lonely.rows(alone), setting, report.DOCS)
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -70,7 +67,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--retries", type=int, default=2, help="of a run that other programs disturbed (default 2)")
     parser.add_argument("--quick", action="store_true", help="one round of 4 s after 1 s: a first impression")
     parser.add_argument("--only", type=_names, default=NAMES, metavar="NAMES", help=f"of {','.join(NAMES)}")
-    parser.add_argument("--cores", type=_cores, default=(0, 1), metavar="P,L", help="proxy's and load's (default 0,1)")
+    parser.add_argument("--cores", type=cores, default=(0, 1), metavar="P,L", help="proxy's and load's (default 0,1)")
     parser.add_argument("--gateway-command", metavar="COMMAND", help="how to run the gateway's command line")
     parser.add_argument("--json", metavar="FILE", help="write everything measured to a file")
     parser.add_argument("--write-docs", action="store_true", help="put table and drawing into docs/")
@@ -90,14 +87,6 @@ def _names(text: str) -> tuple[str, ...]:
     if unknown := [name for name in wanted if name not in NAMES]:
         raise argparse.ArgumentTypeError(f"unknown: {', '.join(unknown)}; there are {', '.join(NAMES)}")
     return tuple(name for name in NAMES if name in wanted)
-
-
-def _cores(text: str) -> tuple[int, int]:
-    proxy, _, load = text.partition(",")
-    available = os.sched_getaffinity(0)
-    if not (proxy.isdigit() and load.isdigit()) or proxy == load or not {int(proxy), int(load)} <= available:
-        raise argparse.ArgumentTypeError(f"two different cores of {sorted(available)}, such as 0,1")
-    return int(proxy), int(load)
 
 
 def _measure(
@@ -145,13 +134,14 @@ class _Rounds:
         self.made: dict[str, list[Run]] = {}
 
     def run(self, number: int, one: Running) -> None:
-        servers = list({self._upstream, one.server})
+        servers = list({self._upstream, *one.servers})
         made = self.made.setdefault(one.name, [])
-        made.append(run_wrk(self._load, one.target, min(self._options.warm_up, self._seconds), servers))
+        made.append(run_wrk(self._load, [one.target], min(self._options.warm_up, self._seconds), servers))
         tries: list[Run] = []
         while not tries or (tries[-1].others > report.DISTURBED_SHARE and len(tries) <= self._options.retries):
-            tries.append(run_wrk(self._load, one.target, self._seconds, servers))
-            one.server.check_alive()
+            tries.append(run_wrk(self._load, [one.target], self._seconds, servers))
+            for server in one.servers:
+                server.check_alive()
         made += tries
         run = min(tries, key=lambda run: run.others)
         self.counted.setdefault(one.name, []).append(run)
@@ -170,9 +160,9 @@ def _check_after(one: Running, runs: Sequence[Run], connections: int) -> None:
     """Raises Unusable when the figures of a contender may not be quoted."""
     if errors := sum(run.errors for run in runs):
         raise Unusable(f"{one.label}: {errors} calls failed while it was measured")
-    if one.database is not None:
+    if one.database is not None and one.books is not None:
         answered = sum(run.requests for run in runs) + 1  # and the one that check_answer made
-        spent = check_spent(one.database, answered, len(runs) * connections)
+        spent = check_spent(one.database, one.books, answered, len(runs) * connections)
         print(f"{one.label}: {answered:,} calls answered, {spent:,} credits spent", file=sys.stderr)
     check_answer(one.label, one.target)
 

@@ -12,9 +12,10 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from benchmarks.books import Books, read_books
 from benchmarks.load import BODY, Target
 from benchmarks.postgres import start_postgres
 from benchmarks.processes import Server, Servers, Unusable, free_port, wait_listening
@@ -59,13 +60,15 @@ class Bench:
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A contender that listens. `database` is the URL of the gateway's; the others have none."""
+    """A contender that listens. `database` is the URL of the gateway's, and `books` what was in it; the others have
+    none. `servers` are all that work for it, but for the upstream."""
 
     name: str
     label: str
     target: Target
-    server: Server
+    servers: tuple[Server, ...]
     database: str | None = None
+    books: Books | None = None
 
 
 def start_upstream(servers: Servers, tools: Tools, directory: Path, core: int) -> tuple[Server, int, int]:
@@ -92,16 +95,16 @@ def start_upstream(servers: Servers, tools: Tools, directory: Path, core: int) -
 
 def start_bare(bench: Bench, upstream: Server) -> Running:
     """No proxy at all: what the load side can do."""
-    return Running("bare", "upstream without a proxy", _target(bench.upstream), upstream)
+    return Running("bare", "upstream without a proxy", target_of(bench.upstream), (upstream,))
 
 
 def start_verify(bench: Bench, upstream: Server) -> Running:
     """No proxy either: one verify, asked of the stub as the gateway asks it."""
     target = Target(f"http://127.0.0.1:{bench.stub}{VERIFY}", body=json.dumps(ASKED), answer=VERDICT.encode())
-    return Running("verify", "verify stub alone", target, upstream)
+    return Running("verify", "verify stub alone", target, (upstream,))
 
 
-def _target(port: int, api_key: str = "", keys: Path | None = None) -> Target:
+def target_of(port: int, api_key: str = "", keys: Path | None = None) -> Target:
     return Target(f"http://127.0.0.1:{port}{PATH}", api_key, keys=keys)
 
 
@@ -143,7 +146,7 @@ def _start_nginx(bench: Bench, name: str, label: str, keep_alive: str, proxy: st
     )
     server = bench.servers.start(name, [bench.tools.nginx, "-c", str(config)], core=bench.core_proxy)
     wait_listening(server, port)
-    return Running(name, label, _target(port), server)
+    return Running(name, label, target_of(port), (server,))
 
 
 def start_envoy(bench: Bench) -> Running:
@@ -153,39 +156,42 @@ def start_envoy(bench: Bench) -> Running:
     command = [bench.tools.envoy or "", "-c", str(config), "--concurrency", "1", "--log-level", "error"]
     server = bench.servers.start("envoy", [*command, "--disable-hot-restart"], core=bench.core_proxy)
     wait_listening(server, port)
-    return Running("envoy", "Envoy ext_authz", _target(port), server)
+    return Running("envoy", "Envoy ext_authz", target_of(port), (server,))
 
 
 def start_gateway(bench: Bench) -> Running:
     """The gateway as it is delivered: keys and credits in its own database."""
-    setting = _gateway_setting(bench, "gateway", {"provider": "local"})
+    setting = gateway_setting(bench, "gateway", {"provider": "local"})
     return _start_local(bench, "credit-gateway", setting)
 
 
 def start_gateway_unkey(bench: Bench) -> Running:
     """The gateway with Unkey: a verify per call, to the stub, beside the rows of its own."""
     unkey = {"api_id": "api_bench", "root_key": "unkey_bench", "base_url": f"http://127.0.0.1:{bench.stub}"}
-    setting = _gateway_setting(bench, "gateway-unkey", {"provider": "unkey", "unkey": unkey})
+    setting = gateway_setting(bench, "gateway-unkey", {"provider": "unkey", "unkey": unkey})
     return _start_gateway(bench, "credit-gateway with Unkey", setting, UNKEY_API_KEY)
 
 
 def start_gateway_postgres(bench: Bench) -> Running:
     """The gateway with its books in PostgreSQL, which shares the load's core."""
-    url = start_postgres(bench.servers, bench.directory / "postgres", bench.core_load)
-    setting = _gateway_setting(bench, "gateway-postgres", {"provider": "local"}, url)
+    server, url = start_postgres(bench.servers, bench.directory / "postgres", bench.core_load)
+    setting = gateway_setting(bench, "gateway-postgres", {"provider": "local"}, url)
     subprocess.run([*bench.gateway_command, "migrate", "-c", str(setting.config)], check=True, capture_output=True)
-    return _start_local(bench, "credit-gateway on PostgreSQL", setting)
+    running = _start_local(bench, "credit-gateway on PostgreSQL", setting)
+    return replace(running, servers=(*running.servers, server))
 
 
 @dataclass(frozen=True, slots=True)
-class _Setting:
+class Setting:
+    """A gateway that may be started."""
+
     name: str
     port: int
     config: Path
     database: str
 
 
-def _gateway_setting(bench: Bench, name: str, credits: dict[str, object], url: str | None = None) -> _Setting:
+def gateway_setting(bench: Bench, name: str, credits: dict[str, object], url: str | None = None) -> Setting:
     port = free_port()
     directory = bench.directory / name
     directory.mkdir()
@@ -205,10 +211,10 @@ def _gateway_setting(bench: Bench, name: str, credits: dict[str, object], url: s
             }
         )
     )
-    return _Setting(name, port, config, database)
+    return Setting(name, port, config, database)
 
 
-def _start_local(bench: Bench, label: str, setting: _Setting) -> Running:
+def _start_local(bench: Bench, label: str, setting: Setting) -> Running:
     """With as many keys as are asked for."""
     api_key, keys = create_key(bench.gateway_command, setting.config), None
     if bench.keys > 1:
@@ -217,12 +223,18 @@ def _start_local(bench: Bench, label: str, setting: _Setting) -> Running:
     return _start_gateway(bench, label, setting, api_key, keys)
 
 
-def _start_gateway(bench: Bench, label: str, setting: _Setting, api_key: str, keys: Path | None = None) -> Running:
-    command = [*bench.gateway_command, "serve", "-c", str(setting.config)]
-    server = bench.servers.start(setting.name, command, core=bench.core_proxy)
-    wait_listening(server, setting.port)
+def _start_gateway(bench: Bench, label: str, setting: Setting, api_key: str, keys: Path | None = None) -> Running:
+    server = serve(bench, setting, bench.core_proxy)
     label = f"{label} ({build_of(bench.gateway_command)})"
-    return Running(setting.name, label, _target(setting.port, api_key, keys), server, setting.database)
+    target, books = target_of(setting.port, api_key, keys), read_books(setting.database)
+    return Running(setting.name, label, target, (server,), setting.database, books)
+
+
+def serve(bench: Bench, setting: Setting, core: int | str) -> Server:
+    """A gateway that listens."""
+    server = bench.servers.start(setting.name, [*bench.gateway_command, "serve", "-c", str(setting.config)], core=core)
+    wait_listening(server, setting.port)
+    return server
 
 
 def start_plain(bench: Bench) -> Running:
@@ -235,7 +247,7 @@ def start_plain(bench: Bench) -> Running:
     }
     server = bench.servers.start("plain", command, core=bench.core_proxy, environment=environment)
     wait_listening(server, port)
-    return Running("plain", "Starlette + httpx, no keys", _target(port), server)
+    return Running("plain", "Starlette + httpx, no keys", target_of(port), (server,))
 
 
 PROXIES: dict[str, Callable[[Bench], Running]] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import http.client
 import json
 import os
@@ -9,6 +10,7 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import psutil
@@ -21,6 +23,15 @@ BODY = b'{"id":"persona-1","name":"Ada Example","age":36,"city":"Lisbon","bio":"
 assert len(BODY) == 200
 
 SCRIPT = Path(__file__).with_name("wrk.lua")
+
+
+def cores(text: str) -> tuple[int, int]:
+    """The proxy's and the load's, for an argument parser."""
+    proxy, _, load = text.partition(",")
+    available = os.sched_getaffinity(0)
+    if not (proxy.isdigit() and load.isdigit()) or proxy == load or not {int(proxy), int(load)} <= available:
+        raise argparse.ArgumentTypeError(f"two different cores of {sorted(available)}, such as 0,1")
+    return int(proxy), int(load)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,23 +90,35 @@ def check_answer(name: str, target: Target) -> None:
         raise Unusable(f"{name} answered {answer.status} with {body[:300]!r} instead of 200 with the body that is due")
 
 
-def run_wrk(load: Load, target: Target, seconds: float, servers: Sequence[Server]) -> Run:
-    """Load the target for so long. `servers` are all that work for this run: the rest of the CPU time was others'."""
+def run_wrk(load: Load, targets: Sequence[Target], seconds: float, servers: Sequence[Server]) -> Run:
+    """Load each target with a wrk of its own, all at once, for so long. `servers` are all that work for this run: the
+    rest of the CPU time was others'. Of several targets the rates are added; latencies are those of the slowest."""
     before = _Usage(load, servers)
-    wrk = subprocess.Popen(
-        [
-            "taskset",
-            "-c",
-            str(load.core_load),
-            load.wrk,
-            "-t1",
-            f"-c{load.connections}",
-            f"-d{seconds:g}s",
-            "--latency",
-            "-s",
-            str(SCRIPT),
-            target.url,
-        ],
+    wrks = [_start_wrk(load, target, seconds) for target in targets]
+    try:
+        outputs = [wrk.communicate(timeout=seconds + 30)[0] for wrk in wrks]
+    finally:
+        for wrk in wrks:
+            wrk.kill()
+            wrk.wait()
+    usage = before.until_now()
+    results = [_read(output, len(target.answer)) for output, target in zip(outputs, targets, strict=True)]
+    return Run(
+        requests=sum(said["requests"] for said in results),
+        requests_per_second=sum(said["requests"] / (said["duration_us"] / 1e6) for said in results),
+        p50_ms=max(said["p50_us"] for said in results) / 1e3,
+        p99_ms=max(said["p99_us"] for said in results) / 1e3,
+        errors=sum(sum(said["errors"].values()) for said in results),
+        proxy_core_busy=usage[0],
+        load_core_busy=usage[1],
+        others=usage[2],
+    )
+
+
+def _start_wrk(load: Load, target: Target, seconds: float) -> subprocess.Popen[str]:
+    pinned = ["taskset", "-c", str(load.core_load), load.wrk, "-t1", f"-c{load.connections}", f"-d{seconds:g}s"]
+    return subprocess.Popen(
+        [*pinned, "--latency", "-s", str(SCRIPT), target.url],
         env={
             **os.environ,
             "BENCH_API_KEY": target.api_key,
@@ -106,12 +129,6 @@ def run_wrk(load: Load, target: Target, seconds: float, servers: Sequence[Server
         stderr=subprocess.STDOUT,
         text=True,
     )
-    try:
-        output, _ = wrk.communicate(timeout=seconds + 30)
-    finally:
-        wrk.kill()
-        wrk.wait()
-    return _result(output, before.until_now(), len(target.answer))
 
 
 class _Usage:
@@ -143,21 +160,12 @@ class _Usage:
         return shares[0], shares[1], max(0.0, (busy_seconds - (now[2] - start[2])) / total)
 
 
-def _result(output: str, usage: tuple[float, float, float], answer_bytes: int) -> Run:
+def _read(output: str, answer_bytes: int) -> dict[str, Any]:
+    """What wrk.lua tells at the end."""
     line = next((line for line in output.splitlines() if line.startswith("RESULT ")), None)
     if line is None:
         raise Unusable(f"wrk gave no result:\n{output[-2000:]}")
-    said = json.loads(line.removeprefix("RESULT "))
-    requests = said["requests"]
-    if said["bytes"] < requests * answer_bytes:
-        raise Unusable(f"wrk received {said['bytes']} bytes for {requests} answers: bodies were missing")
-    return Run(
-        requests=requests,
-        requests_per_second=requests / (said["duration_us"] / 1e6),
-        p50_ms=said["p50_us"] / 1e3,
-        p99_ms=said["p99_us"] / 1e3,
-        errors=sum(said["errors"].values()),
-        proxy_core_busy=usage[0],
-        load_core_busy=usage[1],
-        others=usage[2],
-    )
+    said: dict[str, Any] = json.loads(line.removeprefix("RESULT "))
+    if said["bytes"] < said["requests"] * answer_bytes:
+        raise Unusable(f"wrk received {said['bytes']} bytes for {said['requests']} answers: bodies were missing")
+    return said

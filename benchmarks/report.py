@@ -12,6 +12,7 @@ from statistics import median
 from benchmarks.load import Run
 from benchmarks.processes import Unusable
 
+DOCS = Path(__file__).parents[1] / "docs"
 REFERENCE = "nginx"
 DISTURBED_SHARE = 0.05
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
@@ -79,7 +80,11 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
 
 def disturbance(figures: Sequence[Figures]) -> str:
     """A warning when other programs used the two cores meanwhile, else nothing."""
-    worst = max((run.others for one in figures for run in one.runs), default=0.0)
+    return disturbance_of([run for one in figures for run in one.runs])
+
+
+def disturbance_of(runs: Sequence[Run]) -> str:
+    worst = max((run.others for run in runs), default=0.0)
     if worst <= DISTURBED_SHARE:
         return ""
     return f"other programs used up to {worst:.0%} of a core during a run: the figures are lower than they could be"
@@ -119,17 +124,21 @@ def write_docs(
     """
     if note := disturbance([*figures, *alone]):
         raise Unusable(f"docs/ keeps its old figures: {note}")
-    page = docs / "performance.md"
-    before, _, rest = page.read_text().partition(BEGIN)
-    _, _, after = rest.partition(END)
-    said = [_markdown([COLUMNS, *(one.cells() for one in figures)]), "", _sentence(setting), ""]
+    said = [markdown([COLUMNS, *(one.cells() for one in figures)]), "", _sentence(setting), ""]
     said += ["![Requests per second on one core](performance.svg)", "", "One call at a time:", ""]
-    said += [_markdown(alone_rows), "", f"Medians of {setting['rounds']} rounds of {setting['lonely_seconds']:g} s."]
-    page.write_text("\n".join([before + BEGIN, *said, END + after]))
+    said += [markdown(alone_rows), "", f"Medians of {setting['rounds']} rounds of {setting['lonely_seconds']:g} s."]
+    replace_between(docs / "performance.md", BEGIN, END, said)
     (docs / "performance.svg").write_text(drawing(figures))
 
 
-def _markdown(rows: Sequence[Sequence[str]]) -> str:
+def replace_between(page: Path, begin: str, end: str, lines: Sequence[str]) -> None:
+    """Put the lines between two markers."""
+    before, _, rest = page.read_text().partition(begin)
+    _, _, after = rest.partition(end)
+    page.write_text("\n".join([before + begin, *lines, end + after]))
+
+
+def markdown(rows: Sequence[Sequence[str]]) -> str:
     lines = [" | ".join(row) for row in rows]
     lines.insert(1, "---|" + "--:|" * (len(rows[0]) - 2) + "--:")
     return "\n".join(f"| {line.strip()} |" for line in lines)

@@ -163,9 +163,9 @@ def _find_key(connection: Connection, number: int, now: int) -> tuple[int | None
     return key.last_entry, _find_count(connection, number, key.capped, now)
 
 
-_PAGE = ledger.walk_from(select(entries.c.id).where(entries.c.id == bindparam("start"))).with_only_columns(
-    entries.c.id, entries.c.previous, entries.c.kind, entries.c.amount, entries.c.created_at
-)
+_START = select(entries.c.id).where(entries.c.id == bindparam("start"))
+_LINE = entries.c.id, entries.c.previous, entries.c.kind, entries.c.amount, entries.c.created_at
+_PAGE = ledger.walk_from(_START, *_LINE)
 
 
 def _read_page(connection: Connection, start: int, limit: int) -> Sequence[Line]:

@@ -7,12 +7,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, bindparam, func, insert, literal_column, select, update
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Connection,
+    Row,
+    Select,
+    bindparam,
+    func,
+    insert,
+    literal_column,
+    select,
+    update,
+)
 
 from gateway.credits import spend_caps
-from gateway.credits.provider import CREDITS_MAX, NO_CAPS, NO_CHANGES, ApiKey, Balance, CapChanges, Entry, SpendCaps
+from gateway.credits.provider import CREDITS_MAX, NO_CHANGES, ApiKey, Balance, CapChanges, Entry
 from gateway.credits.secrets import START_LENGTH, hash_secret, new_key_id
 from gateway.database.insert import next_entry_id
 from gateway.database.tables import entries, holds, keys
@@ -58,8 +71,8 @@ def insert_key(
 
 
 def find_key(connection: Connection, key_id: str) -> ApiKey | None:
-    row = connection.execute(select(keys).where(keys.c.key_id == key_id)).first()
-    return None if row is None else _api_keys(connection, [row])[0]
+    row = connection.execute(_KEY, {"key_id": key_id}).first()
+    return None if row is None else _api_key(row)
 
 
 def find_number(connection: Connection, key_id: str) -> int | None:
@@ -70,17 +83,16 @@ def find_number(connection: Connection, key_id: str) -> int | None:
 
 def find_key_by_hash(connection: Connection, key_hash: bytes) -> ApiKey | None:
     """The key of this secret, unless it is revoked."""
-    in_use = keys.c.key_hash == key_hash, keys.c.revoked_at.is_(None)
-    row = connection.execute(select(keys).where(*in_use)).first()
-    return None if row is None else _api_keys(connection, [row])[0]
+    row = connection.execute(_KEY_IN_USE, {"key_hash": key_hash}).first()
+    return None if row is None else _api_key(row)
 
 
 def list_keys(connection: Connection, user_id: str | None, after: str, limit: int) -> Sequence[ApiKey]:
     """Keys in the order of their ids, from behind `after`."""
-    query = select(keys).where(keys.c.key_id > after).order_by(keys.c.key_id).limit(limit)
+    query = spend_caps.KEYS.where(keys.c.key_id > after).order_by(keys.c.key_id).limit(limit)
     if user_id is not None:
         query = query.where(keys.c.user_id == user_id)
-    return _api_keys(connection, connection.execute(query).all())
+    return [_api_key(row) for row in connection.execute(query)]
 
 
 def count_keys(connection: Connection, user_id: str) -> int:
@@ -90,8 +102,8 @@ def count_keys(connection: Connection, user_id: str) -> int:
 
 
 def find_balance(connection: Connection, key_id: str) -> Balance | None:
-    key = find_key(connection, key_id)
-    return None if key is None else Balance(key.key_id, key.user_id, key.available, key.held)
+    row = connection.execute(_BALANCE, {"key_id": key_id}).first()
+    return None if row is None else Balance(row.key_id, row.user_id, _available(row.balance, row.held), row.held)
 
 
 def revoke_key(connection: Connection, key_id: str) -> bool:
@@ -142,12 +154,13 @@ def grant(connection: Connection, key_id: str, amount: int, kind: str, reason: s
 def history(connection: Connection, key_id: str, before: int | None, limit: int) -> Sequence[Entry]:
     """A key's entries, newest first, older than `before`: a walk along the chain of `previous`, by primary key."""
     page = _FIRST_PAGE if before is None else _NEXT_PAGE
-    rows = connection.execute(page, {"key_id": key_id, "before": before, "limit": limit})
-    return [to_entry(row) for row in rows]
+    rows = connection.execute(page, {"key_id": key_id, "before": before, "limit": limit}).all()
+    return [Entry(*row) for row in rows]  # by place: reading them by name took longer than finding them
 
 
-def walk_from(start: Select[tuple[int | None]]) -> Select[Any]:
-    """Entries along the chain, from the one that `start` finds. Made once, for making it takes longer than asking it.
+def walk_from(start: Select[tuple[int | None]], *columns: Column[Any]) -> Select[Any]:
+    """These columns of the entries along the chain, from the one that `start` finds. Made once, for making it takes
+    longer than asking it.
 
     Each step looks up one id in a subquery of its own. As a join, PostgreSQL may choose to read the whole ledger for
     each step: it does on a table of which it has no statistics yet (73 ms a page of 6,000 entries, instead of 3).
@@ -157,13 +170,18 @@ def walk_from(start: Select[tuple[int | None]]) -> Select[Any]:
     previous = select(one.c.previous).where(one.c.id == first.c[0]).scalar_subquery()
     more = first.c.step < bindparam("limit"), first.c[0].is_not(None)
     walk = first.union_all(select(previous, first.c.step + 1).where(*more))
-    return select(entries).join(walk, entries.c.id == walk.c[0]).order_by(walk.c.step)
+    return select(*columns).join(walk, entries.c.id == walk.c[0]).order_by(walk.c.step)
 
 
 _OF_KEY = keys.c.key_id == bindparam("key_id")
-_FIRST_PAGE = walk_from(select(keys.c.last_entry).where(_OF_KEY))
+_KEY = spend_caps.KEYS.where(_OF_KEY)
+_KEY_IN_USE = spend_caps.KEYS.where(keys.c.key_hash == bindparam("key_hash"), keys.c.revoked_at.is_(None))
+_BALANCE = select(keys.c.key_id, keys.c.user_id, keys.c.balance, keys.c.held).where(_OF_KEY)
+_ENTRY = [entries.c[field.name] for field in fields(Entry)]
+_FIRST_PAGE = walk_from(select(keys.c.last_entry).where(_OF_KEY), *_ENTRY)
 _BEFORE = entries.c.id == bindparam("before")
-_NEXT_PAGE = walk_from(select(entries.c.previous).join(keys, keys.c.id == entries.c.key).where(_BEFORE, _OF_KEY))
+_PREVIOUS = select(entries.c.previous).join(keys, keys.c.id == entries.c.key).where(_BEFORE, _OF_KEY)
+_NEXT_PAGE = walk_from(_PREVIOUS, *_ENTRY)
 
 
 def _check_amount(amount: int, balance: int, held: int) -> None:
@@ -225,25 +243,25 @@ def read_holds(connection: Connection, number: int, since: int) -> Sequence[Row[
     return connection.execute(query).all()
 
 
-def _api_keys(connection: Connection, rows: Sequence[Row[Any]]) -> list[ApiKey]:
-    caps = spend_caps.read(connection, rows, now_ms())
-    return [_api_key(row, caps.get(row.id, NO_CAPS)) for row in rows]
+def _available(balance: int | None, held: int) -> int | None:
+    return None if balance is None else balance - held
 
 
-def _api_key(row: Row[Any], caps: SpendCaps) -> ApiKey:
+def _api_key(row: Row[Any]) -> ApiKey:
+    """Of a row of spend_caps.KEYS."""
     return ApiKey(
         key_id=row.key_id,
         user_id=row.user_id,
         name=row.name,
         start=row.start,
-        available=None if row.balance is None else row.balance - row.held,
+        available=_available(row.balance, row.held),
         held=row.held,
         enabled=bool(row.enabled),
         created_at=row.created_at,
         expires_at=row.expires_at,
         revoked_at=row.revoked_at,
         permissions=tuple(row.permissions.split()),
-        spend_caps=caps,
+        spend_caps=spend_caps.of_row(row, now_ms()),
     )
 
 

@@ -147,7 +147,7 @@ class LocalProvider:
     # Keys and credits
 
     async def balance(self, key_id: str) -> Balance | None:
-        return await self._database.read(lambda connection: ledger.find_balance(connection, key_id))
+        return await self._database.ask(lambda connection: ledger.find_balance(connection, key_id))
 
     async def grant(self, key_id: str, amount: int, kind: str, reason: str, reference: str) -> Entry:
         check_grant(amount, kind, reference)
@@ -180,22 +180,22 @@ class LocalProvider:
         return secret, key
 
     async def get(self, key_id: str) -> ApiKey | None:
-        return await self._database.read(lambda connection: ledger.find_key(connection, key_id))
+        return await self._database.ask(lambda connection: ledger.find_key(connection, key_id))
 
     async def identify(self, api_key: bytes) -> ApiKey | None:
         if not api_key.startswith(PREFIX_BYTES):
             return None
         key_hash = sha256(api_key).digest()
-        return await self._database.read(lambda connection: ledger.find_key_by_hash(connection, key_hash))
+        return await self._database.ask(lambda connection: ledger.find_key_by_hash(connection, key_hash))
 
     async def list(self, user_id: str | None = None, *, after: str = "", limit: int = 100) -> Sequence[ApiKey]:
-        return await self._database.read(lambda connection: ledger.list_keys(connection, user_id, after, limit))
+        return await self._database.ask(lambda connection: ledger.list_keys(connection, user_id, after, limit))
 
     async def count_keys(self, user_id: str) -> int:
-        return await self._database.read(lambda connection: ledger.count_keys(connection, user_id))
+        return await self._database.ask(lambda connection: ledger.count_keys(connection, user_id))
 
     async def history(self, key_id: str, *, before: int | None = None, limit: int = 50) -> Sequence[Entry]:
-        return await self._database.read(lambda connection: ledger.history(connection, key_id, before, limit))
+        return await self._database.ask(lambda connection: ledger.history(connection, key_id, before, limit))
 
     async def revoke(self, key_id: str) -> bool:
         return await self._database.transaction(lambda connection: ledger.revoke_key(connection, key_id))

@@ -16,6 +16,20 @@ from gateway.credits.provider import NO_CAPS, CapChanges, SpendCaps
 from gateway.database.tables import keys
 from gateway.database.tables import spend_caps as table
 
+KEYS = select(keys, *(table.c[name].label(f"cap_{name}") for name in COLUMNS)).outerjoin_from(
+    keys, table, table.c.key == keys.c.id
+)
+"""Keys, each with its row here: both in one statement."""
+
+
+def of_row(row: Row[Any], now: int) -> SpendCaps:
+    """The caps in a row of KEYS."""
+    if row.cap_key is None:
+        return NO_CAPS
+    count = CapCount(*row[-len(COLUMNS) :])
+    count.move_to(now)
+    return count.shown()
+
 
 def read(connection: Connection, rows: Iterable[Row[Any]], now: int) -> Mapping[int, SpendCaps]:
     """The caps of those of these keys that have any, by the keys' numbers."""

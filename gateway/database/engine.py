@@ -34,6 +34,10 @@ class Database(ABC):
     async def read(self, work: Callable[[Connection], Result]) -> Result:
         """Run `work` on one consistent snapshot. Raises CreditsUnavailable."""
 
+    async def ask(self, work: Callable[[Connection], Result]) -> Result:
+        """Run `work`, which reads, by one statement: that is a snapshot by itself. Raises CreditsUnavailable."""
+        return await self.read(work)
+
     async def aclose(self) -> None:
         await asyncio.to_thread(self.close)
 

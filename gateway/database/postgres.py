@@ -78,6 +78,7 @@ class PostgresDatabase(Database):
         self._parameters = parameters
         self._engine = engine
         self._snapshots = engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+        self._statements = engine.execution_options(isolation_level="AUTOCOMMIT")
         self._worker = Worker("database", threads=THREADS)
 
     async def transaction(self, work: Callable[[Connection], Result]) -> Result:
@@ -85,6 +86,10 @@ class PostgresDatabase(Database):
 
     async def read(self, work: Callable[[Connection], Result]) -> Result:
         return await self._run(self._snapshots, work)
+
+    async def ask(self, work: Callable[[Connection], Result]) -> Result:
+        """One way to the server and back. BEGIN and COMMIT would each be another."""
+        return await self._run(self._statements, work)
 
     def connect(self, *, lock_timeout_ms: int) -> PostgresConnection:
         """A plain driver connection, for the journal. Raises psycopg.Error."""

@@ -14,7 +14,7 @@ from sqlalchemy.exc import OperationalError
 if TYPE_CHECKING:
     from alembic.config import Config
 
-HEAD = "0008"
+HEAD = "0009"
 """The newest revision in migrations/versions."""
 MIGRATION_LOCK = 0x6761_7465_7761_7900
 """PostgreSQL's advisory lock of whoever migrates: `gateway` in ASCII."""

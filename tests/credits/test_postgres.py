@@ -1,11 +1,14 @@
-"""PostgreSQL that dies, hangs up and comes back: no credit is lost, doubled or stuck."""
+"""PostgreSQL that dies, hangs up and comes back: no credit is lost, doubled or stuck. And how often it is asked."""
 
 from __future__ import annotations
 
 import asyncio
+import re
 
 import psycopg
 import pytest
+from psycopg.pq import TransactionStatus
+from sqlalchemy import event
 
 from gateway.credits.provider import Hold
 from gateway.database.pipeline import Pipeline
@@ -131,5 +134,36 @@ def test_while_the_server_is_away_calls_are_refused_in_time_and_served_again_soo
             await provider.settle(await provider.hold(secret.encode(), 1, "/x", "r2"), 1)
         assert ledger.rows("SELECT sum(amount) FROM entries WHERE kind = 'spend'")[0][0] == -1
         ledger.audit()
+
+    run(main())
+
+
+ASKED = {
+    "balance": lambda provider, key, _: provider.balance(key.key_id),
+    "key": lambda provider, key, _: provider.get(key.key_id),
+    "key of a secret": lambda provider, _, secret: provider.identify(secret.encode()),
+    "page of keys": lambda provider, _, __: provider.list("u"),
+    "how many keys": lambda provider, _, __: provider.count_keys("u"),
+    "newest page of history": lambda provider, key, _: provider.history(key.key_id),
+    "next page of history": lambda provider, key, _: provider.history(key.key_id, before=2),
+}
+
+
+@pytest.mark.parametrize("question", ASKED)
+def test_what_is_asked_of_a_key_is_one_way_to_the_server_and_back(ledger, run, question):
+    """One statement, and no BEGIN or COMMIT: each would wait for the server once more."""
+    statuses = []
+
+    def note(connection, _, statement, *__):
+        if re.search("keys|spend_caps|entries", statement):  # what the heart asks, it asks meanwhile
+            statuses.append(connection.connection.driver_connection.info.transaction_status)
+
+    async def main():
+        async with ledger.provider() as provider:
+            secret, key = await provider.create("u", credits=10, spend_caps={"day": 5})
+            await provider.grant(key.key_id, 5, "promo", "test", "reference:1")
+            event.listen(provider._database._engine, "after_cursor_execute", note)
+            assert await ASKED[question](provider, key, secret)
+            assert statuses == [TransactionStatus.IDLE]
 
     run(main())

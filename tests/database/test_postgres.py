@@ -122,6 +122,16 @@ def test_migrations_make_the_tables_and_indexes_that_the_code_believes_in(postgr
     assert shape(postgres.create()) == shape(declared)
 
 
+def test_the_ledger_is_vacuumed_while_its_newest_pages_are_in_memory_and_then_never_again(postgres):
+    """However long it is. Until then, who reads an entry first also writes its page."""
+    ((options,),) = rows(postgres.create(), "SELECT reloptions FROM pg_class WHERE relname = 'entries'")
+    told = dict(option.split("=") for option in options)
+    assert told["autovacuum_vacuum_insert_scale_factor"] == "0"
+    assert told["autovacuum_freeze_min_age"] == "0"
+    entries_in_memory = 128 * 1024 * 1024 // 165  # of PostgreSQL's default `shared_buffers`
+    assert int(told["autovacuum_vacuum_insert_threshold"]) < entries_in_memory / 4
+
+
 @pytest.mark.parametrize("url", ["postgresql://u:hunter2@127.0.0.1:1/x", "postgresql://u:hunter2@127.0.0.1/x?what=1"])
 def test_a_database_that_can_not_be_opened_is_told_without_the_password(url):
     with pytest.raises(DatabaseError) as caught:

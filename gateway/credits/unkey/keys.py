@@ -166,7 +166,7 @@ class UnkeyKeys:
             last = None
 
     async def history(self, key_id: str, *, before: int | None = None, limit: int = 50) -> Sequence[Entry]:
-        return await self._database.read(lambda db: ledger.history(db, key_id, before, limit))
+        return await self._database.ask(lambda db: ledger.history(db, key_id, before, limit))
 
     async def list_drift(self) -> Sequence[Drift]:
         """See CreditsProvider.list_drift. Calls go on meanwhile, so what differs is looked at a second time."""
