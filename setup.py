@@ -18,12 +18,15 @@ from pathlib import Path
 COMPILED = {
     "gateway": ("deadlines", "quota"),
     "gateway/credits": (
-        *("admission", "batch", "claims", "committer", "journal", "pending", "provider", "store"),
-        "store_sqlite",
+        *("admission", "batch", "claims", "committer", "journal", "pending", "provider", "store", "store_sqlite"),
+        "taking",
     ),
     "gateway/credits/unkey": ("holds", "transaction", "verdict", "verify_body"),
     "gateway/observe": ("accumulators", "ids"),
-    "gateway/proxy": ("body", "completion", "headers", "own_fields", "paths", "routes", "settlement"),
+    "gateway/proxy": (
+        *("body", "call", "completion", "endings", "endpoint", "forwarding", "headers", "own_fields", "paths"),
+        *("routes", "settlement"),
+    ),
     "gateway/server": (
         *("chunked", "connection", "exchange", "framing", "head", "intake", "listener", "protocol", "response"),
     ),

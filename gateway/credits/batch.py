@@ -3,7 +3,7 @@
 The invariants live here; a Store (store.py) has the SQL.
 - I1: a hold is taken only where balance - held >= cost, read with the key locked (and a CHECK says so again).
 - I2: balance and held move by exactly the entries and holds written in the same transaction.
-- I3: ending a hold is `DELETE … RETURNING`: only a row that was there is settled or released, so whoever comes
+- I3: ending a hold deletes its row: only a row that was there is settled or released, so whoever comes
   second (recovery, a retry after a failed commit) finds nothing and changes nothing.
 """
 

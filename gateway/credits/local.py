@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
+from typing import Any
 
 from sqlalchemy import Connection
 
@@ -44,6 +45,7 @@ from gateway.credits.provider import (
 )
 from gateway.credits.secrets import PREFIX, new_secret
 from gateway.credits.store import open_store
+from gateway.credits.taking import take_hold
 from gateway.database.engine import Database
 from gateway.database.tables import HOLDS_PER_INSTANCE, holds
 from gateway.deadlines import Deadlines
@@ -109,7 +111,7 @@ class LocalProvider:
 
     # Spending
 
-    async def hold(
+    def hold(
         self,
         api_key: bytes,
         cost: int,
@@ -117,17 +119,11 @@ class LocalProvider:
         request_id: str,
         policy: Policy = NO_POLICY,
         claim: Claim | None = None,
-    ) -> Hold:
+    ) -> Coroutine[Any, Any, Hold]:
+        # Not a coroutine of its own: every wake-up of a call would pass through it.
         if not api_key.startswith(PREFIX_BYTES):
             raise InvalidKey
-        taken = self.journal.take(sha256(api_key).digest(), cost, route, request_id, policy, claim)
-        try:
-            return await taken
-        except asyncio.CancelledError:
-            # Cancelled in the very turn in which the hold arrived: the future has it, and nobody else ever will.
-            if taken.done() and not taken.cancelled() and taken.exception() is None:
-                self.journal.end(taken.result(), 0, "abandoned")
-            raise
+        return take_hold(self.journal, sha256(api_key).digest(), cost, route, request_id, policy, claim)
 
     def settle(self, hold: Hold, cost: int, reason: str | None = None, claim: Claim | None = None) -> Awaitable[None]:
         return self.journal.end(hold, cost, reason, claim)

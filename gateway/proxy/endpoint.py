@@ -13,8 +13,7 @@ A caller who leaves cancels this task: the upstream connection is closed and the
 from __future__ import annotations
 
 import logging
-from asyncio import CancelledError
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from functools import partial
 from time import perf_counter
 from typing import Any
@@ -22,7 +21,7 @@ from typing import Any
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.credits.provider import CreditsProvider, Hold
-from gateway.errors import CreditsUnavailable, GatewayError, InternalError, NoRoute, UpstreamError
+from gateway.errors import GatewayError, InternalError, NoRoute, UpstreamError
 from gateway.idempotency_key import read_idempotency_key
 from gateway.observe.access_log import AccessLog
 from gateway.observe.ids import RequestIds
@@ -30,6 +29,7 @@ from gateway.observe.metrics import Metrics
 from gateway.proxy.body import read_body
 from gateway.proxy.call import CALLER_LEFT, KEPT, Call
 from gateway.proxy.completion import complete
+from gateway.proxy.endings import CLIENT_ABORT, Endings
 from gateway.proxy.forwarding import forward, forward_within
 from gateway.proxy.headers import HeadReader, RequestHead, check_head, clean_response
 from gateway.proxy.once import Apart, Once, keep_answer, kept_headers
@@ -39,11 +39,10 @@ from gateway.proxy.routes import RouteTable
 from gateway.proxy.settlement import release_word, told_cost
 from gateway.proxy.truncation import show_break
 from gateway.proxy.websocket import relay_tunnel
-from gateway.upstreams.transport import Headers, UpstreamRequest, UpstreamResponse
+from gateway.upstreams.transport import UpstreamRequest, UpstreamResponse
 
 logger = logging.getLogger("gateway.proxy")
 
-CLIENT_ABORT = "client_abort"
 HANDED_ON = "handed-on"
 
 
@@ -66,6 +65,7 @@ class Endpoint:
     ) -> None:
         self._routes = routes
         self._provider = provider
+        self._endings = Endings(provider)
         self._heads = heads
         self._ids = ids
         self._metrics = metrics
@@ -85,23 +85,33 @@ class Endpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send, once: Once | None = None) -> None:
         call = Call(self._ids.next(), perf_counter(), once)
+        answering: Coroutine[Any, Any, None] | None = None
         try:
-            route = self._routes.match(scope["method"], scope["raw_path"]) if once is None else once.route
-            call.route = route
-            if route.idempotency is not None and once is None and await self._do_once(call, scope, receive, send):
-                return
-            response = await self._answer(call, route, scope, receive)
-            await self._relay(call, route, response, receive, send)
-        except NoRoute as error:
-            await self._fall_back(call, error, scope, receive, send)
-        except GatewayError as error:
-            await self._refuse(call, error, send)
-        except OSError:
-            pass  # The caller has left: CallerGone from its body, or what `send` raises. No other OSError gets here.
-        except Exception as error:  # noqa: BLE001 - a defect of ours is answered as one, and its call is free
-            await self._fail(call, error, send)
+            try:
+                route = self._routes.match(scope["method"], scope["raw_path"]) if once is None else once.route
+                call.route = route
+                if route.idempotency is not None and once is None and await self._do_once(call, scope, receive, send):
+                    return
+                response = await self._answer(call, route, scope, receive)
+                await self._relay(call, route, response, receive, send)
+            except OSError:
+                pass  # The caller has left: CallerGone from its body, or what `send` raises. No other gets here.
+            except Exception as error:  # noqa: BLE001 - a defect of ours is answered as one, and its call is free
+                answering = self._answer_failure(call, error, scope, receive, send)
+            if answering is not None:  # awaited when the error is handled no more (setup.py says why)
+                await answering
         finally:
             self._record(call, scope)
+
+    async def _answer_failure(self, call: Call, failure: Exception, scope: Scope, receive: Receive, send: Send) -> None:
+        if isinstance(failure, NoRoute) and self._fallback is not None:
+            call.verdict = HANDED_ON
+            await self._fallback(scope, receive, send)
+        elif isinstance(failure, GatewayError):
+            await self._refuse(call, failure, send)
+        else:
+            logger.error("%s: a defect", call.request_id, exc_info=failure)
+            await self._refuse(call, InternalError("The log has more under this request id."), send)
 
     async def _do_once(self, call: Call, scope: Scope, receive: Receive, send: Send) -> bool:
         """With an Idempotency-Key, all of it in a task of its own, which keeps the records. False without one."""
@@ -116,13 +126,6 @@ class Endpoint:
     async def aclose(self) -> None:
         """After the last call: end those whose callers have left. Before what they need is closed."""
         await self._apart.aclose()
-
-    async def _fall_back(self, call: Call, error: NoRoute, scope: Scope, receive: Receive, send: Send) -> None:
-        if self._fallback is None:
-            await self._refuse(call, error, send)
-        else:
-            call.verdict = HANDED_ON
-            await self._fallback(scope, receive, send)
 
     async def _answer(self, call: Call, route: Route, scope: Scope, receive: Receive) -> UpstreamResponse:
         """Take the credits, forward, and settle or release by the response head. The response is not yet relayed."""
@@ -181,20 +184,9 @@ class Endpoint:
             if route.timeout_seconds is not None:
                 return await forward_within(route.timeout_seconds, route, request)
             return await forward(route, request)
-        except UpstreamError as error:
-            kept = error.possibly_executed and error.reason not in route.release_on
-            await self._end(call, route.cost if kept else 0, error.reason)
-            error.members["released"] = not kept
-            raise
-        except CancelledError as error:
-            # The caller left (or the drain limit struck: then there is a message, and the failure is ours).
-            kept = request.is_sent and CLIENT_ABORT not in route.release_on and not error.args
-            await self._end(call, route.cost if kept else 0, CLIENT_ABORT)
-            raise
-        except BaseException as error:
-            # Its body broke off or was too long, so the upstream never had a whole request; or a defect of ours.
-            await self._end(call, 0, "body" if isinstance(error, GatewayError | OSError) else "defect")
-            raise
+        except BaseException as error:  # noqa: BLE001 - it is raised again, when the hold has ended
+            ending = self._endings.unanswered(call, route, request, error)
+        raise await ending
 
     async def _decide(
         self, call: Call, route: Route, hold: Hold, request: UpstreamRequest, response: UpstreamResponse
@@ -203,7 +195,7 @@ class Endpoint:
         try:
             word = release_word(route, request, response.status)
             if word:
-                await self._end(call, 0, word, f"upstream answered {response.status}")
+                await self._endings.end(call, 0, word, f"upstream answered {response.status}")
                 return
             cost: int | None = route.cost
             if route.settle_header:
@@ -211,57 +203,13 @@ class Endpoint:
             if call.once is not None:
                 call.once.look_at(response, kept_headers(response, route.settle_header))
             if response.body is None and (cost is None or CLIENT_ABORT in route.release_on):
-                call.cost = route.cost if cost is None else cost
-                call.verdict = KEPT
-                if call.once is None:
-                    await self._provider.keep(hold)
-                else:
-                    await self._provider.keep(hold, call.once.claim)
-                    call.once.is_done = True
+                await self._endings.keep(call, hold, route.cost if cost is None else cost)
             else:
-                await self._end(call, route.cost if cost is None else cost, "")
-        except CreditsUnavailable as error:
-            # Not settled, so not served.
-            await response.aclose()
-            call.cost = 0
-            error.members["released"] = True
-            raise
-        except BaseException as error:
-            await response.aclose()
-            if call.verdict == KEPT:  # the caller left while it was being written; nobody else would end the hold
-                await self._end(call, 0 if CLIENT_ABORT in route.release_on else call.cost, CLIENT_ABORT)
-            elif isinstance(error, Exception) and not call.verdict:
-                await self._end(call, 0, "defect")
-            raise
-
-    async def _end(self, call: Call, cost: int, word: str, reason: str | None = None) -> None:
-        """End the call's hold, keeping `cost`. What was queued here happens, also if this wait is cancelled."""
-        hold = call.hold
-        if hold is None:
+                await self._endings.end(call, route.cost if cost is None else cost, "")
             return
-        call.cost = cost
-        if call.once is not None:
-            await self._end_once(call, hold, call.once, cost, word, reason)
-        elif cost:
-            call.verdict = "settled"
-            await self._provider.settle(hold, cost, word or None)
-        elif hold.cost:
-            call.released = word or "used_nothing"
-            call.verdict = f"released:{call.released}"
-            await self._provider.release(hold, reason or call.released)
-        else:
-            call.verdict = "free"
-
-    async def _end_once(self, call: Call, hold: Hold, once: Once, cost: int, word: str, reason: str | None) -> None:
-        """The same for what is done once: it is done with its hold, or nothing is left of it."""
-        call.verdict = "settled"
-        if not cost:
-            call.released = word or "used_nothing"
-            call.verdict = f"released:{call.released}"
-            reason = reason or call.released
-        once.claim.is_void = bool(word) and not cost
-        await self._provider.settle(hold, cost, reason or word or None, once.claim)
-        once.is_done = not once.claim.is_void
+        except BaseException as error:  # noqa: BLE001 - it is raised again, when the hold has ended
+            ending = self._endings.undecided(call, route, response, error)
+        raise await ending
 
     async def _relay(self, call: Call, route: Route, response: UpstreamResponse, receive: Receive, send: Send) -> None:
         call.status = response.status
@@ -280,19 +228,18 @@ class Endpoint:
                 else:
                     await self._relay_stream(call, route, response, send)
             if call.verdict == KEPT:
-                await self._end_kept(call, route, response.trailers)
+                await self._endings.end_kept(call, route, response.trailers)
+            return
         except UpstreamError as error:
             logger.warning("%s: the upstream's answer broke off: %s", call.request_id, error.cause or error.detail)
-            if call.verdict == KEPT:
-                await self._end_kept(call, route, [])
-            await show_break(send)
-        except BaseException:
-            try:
-                await response.aclose()
-            finally:
-                if call.verdict == KEPT:
-                    await self._end(call, 0 if CLIENT_ABORT in route.release_on else call.cost, CLIENT_ABORT)
-            raise
+            ending = None
+        except BaseException as error:  # noqa: BLE001 - it is raised again, when the hold has ended
+            ending = self._endings.broken(call, route, response, error)
+        if ending is not None:
+            raise await ending
+        if call.verdict == KEPT:
+            await self._endings.end_kept(call, route, [])
+        await show_break(send)
 
     async def _relay_stream(self, call: Call, route: Route, response: UpstreamResponse, send: Send) -> None:
         once = call.once
@@ -312,10 +259,6 @@ class Endpoint:
         if call.hold is not None and call.verdict != KEPT:
             await keep_answer(partial(self._provider.keep_answer, call.hold, once.claim), call.request_id)
 
-    async def _end_kept(self, call: Call, route: Route, trailers: Headers) -> None:
-        told = told_cost(route, trailers, call.request_id) if route.settle_header else None
-        await self._end(call, call.cost if told is None else told, "")
-
     async def _refuse(self, call: Call, error: GatewayError, send: Send) -> None:
         if error.cause:
             logger.warning("%s: %s: %s", call.request_id, error.slug, error.cause)
@@ -331,10 +274,6 @@ class Endpoint:
             await send({"type": "http.response.body", "body": body})
         except OSError:
             call.status = CALLER_LEFT
-
-    async def _fail(self, call: Call, error: Exception, send: Send) -> None:
-        logger.error("%s: a defect", call.request_id, exc_info=error)
-        await self._refuse(call, InternalError("The log has more under this request id."), send)
 
     def _record(self, call: Call, scope: Scope) -> None:
         now = perf_counter()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from ipaddress import ip_address, ip_network
+from typing import Final
 
 from gateway.errors import BadRequest, BodyTooLarge, InvalidKey, MissingKey
 from gateway.upstreams.transport import Headers
@@ -48,6 +49,9 @@ KNOWN_NAME_MAX_BYTES = 64
 """How many names of which length have their treatment remembered: callers choose names, so there must be bounds."""
 
 API_KEY_MAX_BYTES = 512
+SPACE: Final = 0x20
+PERCENT: Final = 0x25
+"""As numbers: of `b"%" in value` Python would first try to make one, in vain, which takes ten times as long."""
 
 
 class RequestHead:
@@ -190,7 +194,7 @@ def _read_api_key(head: RequestHead, _name: bytes, value: bytes) -> None:
     if head.api_key:
         raise InvalidKey("The request has more than one API key.")
     # RFC 6750 section 2.1: a token is visible ASCII. Anything else is refused without a look-up.
-    if not value or len(value) > API_KEY_MAX_BYTES or not value.isascii() or b" " in value or b"%" in value:
+    if not value or len(value) > API_KEY_MAX_BYTES or not value.isascii() or SPACE in value or PERCENT in value:
         raise InvalidKey("This can't be an API key.")
     head.api_key = value
 
@@ -255,7 +259,7 @@ def _check_key(head: RequestHead) -> None:
     if not key:
         raise MissingKey
     for field in head.headers:
-        if key in field[1]:
+        if field[1].find(key) >= 0:  # of `key in …` Python would first try to make a number
             raise BadRequest("The API key stands in another header too, and would be forwarded. Send it once.")
 
 
@@ -263,7 +267,7 @@ def check_head(head: RequestHead, body_max_bytes: int, query: bytes) -> None:
     """Refuse what is too large, and a key where it would be forwarded. Raises BodyTooLarge, BadRequest."""
     if head.content_length is not None and head.content_length > body_max_bytes:
         raise BodyTooLarge(body_max_bytes)
-    if head.api_key and head.api_key in query:
+    if query and head.api_key and head.api_key in query:
         raise BadRequest("The API key stands in the URL too, and would be forwarded. Send it once.")
 
 

@@ -39,6 +39,23 @@ def test_a_caller_cancelled_while_its_hold_is_written_leaves_nothing_held(ledger
     run(main())
 
 
+def test_a_caller_cancelled_in_the_very_turn_in_which_its_hold_arrives_leaves_nothing_held(ledger, run):
+    async def main():
+        async with ledger.provider() as provider:
+            secret, _ = await provider.create("u", credits=10)
+            first, second = (asyncio.ensure_future(provider.hold(secret.encode(), 1, "/x", f"r{n}")) for n in range(2))
+            # Called when both have arrived, and the second has not been woken yet.
+            provider.journal._on_commit = lambda *_: provider.journal.holds_open == 2 and second.cancel()
+            await provider.settle(await first, 1)
+            with pytest.raises(asyncio.CancelledError):
+                await second
+            await until(lambda: provider.journal.pending == 0)
+            assert ledger.open_holds() == 0
+        ledger.audit()
+
+    run(main())
+
+
 @pytest.mark.parametrize("cost", [0, 1, 2], ids=["free", "held", "refused"])
 def test_calls_that_come_together_share_their_commits(ledger, run, monkeypatch, cost):
     """Also where the loop would stand by for the commit of one that is alone."""

@@ -277,6 +277,7 @@ def test_a_call_that_is_refused_for_its_credits_costs_nothing_of_the_cap(ledger,
     run(main())
 
 
+@pytest.mark.pure
 def test_who_has_no_cap_is_asked_nothing_of_it(ledger, run, monkeypatch):
     counts = []
     working = Transaction._count_caps

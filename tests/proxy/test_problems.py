@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 
+from gateway.errors import GatewayError
 from tests.proxy.harness import Gate, Proxy, request, response
 from tests.server.harness import wait_until
 
@@ -118,6 +121,23 @@ def test_a_defect_of_ours_is_told_without_its_details(targets, tmp_path, upstrea
     assert answer.problem["instance"] in caplog.text
     assert "secret" not in answer.body.decode()
     assert upstream.seen == []
+
+
+@pytest.mark.parametrize(("target", "status"), [("/nowhere", 404), ("/paid/%2e", 400)])
+def test_a_call_that_failed_keeps_nothing_alive(account, target, status):
+    """Its error's traceback leads to the call and its route; what was replaced is closed when nobody refers to it."""
+
+    def errors() -> set[int]:
+        return {id(thing) for thing in gc.get_objects() if isinstance(thing, GatewayError)}
+
+    gc.collect()
+    gc.disable()
+    before = errors()  # what other tests keep
+    try:
+        assert account.ask(target).status == status
+        wait_until(lambda: errors() <= before)
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize(("target", "status"), [("/paid/ok", 405), ("/nowhere", 404), ("/paid/%2e", 400)])

@@ -8,7 +8,7 @@ A hold counts for its key's spend caps from when its row names the key: one whos
 was asked for before anybody could know of a cap.
 
 - I1: a hold draws only what the pool has, read with the key locked; the rest is Unkey's to give.
-- I3: ending is `DELETE … RETURNING`, as with the local provider.
+- I3: ending a hold deletes its row, as with the local provider.
 """
 
 from __future__ import annotations
