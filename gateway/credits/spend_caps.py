@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, insert, select, update
+from sqlalchemy import Connection, Row, Select, delete, insert, select, update
 
 from gateway.credits.cap_counts import COLUMNS, CapCount
 from gateway.credits.provider import NO_CAPS, CapChanges, SpendCaps
 from gateway.database.tables import keys
 from gateway.database.tables import spend_caps as table
 
-KEYS = select(keys, *(table.c[name].label(f"cap_{name}") for name in COLUMNS)).outerjoin_from(
+KEYS: Select[Any] = select(keys, *(table.c[name].label(f"cap_{name}") for name in COLUMNS)).outerjoin_from(
     keys, table, table.c.key == keys.c.id
 )
 """Keys, each with its row here: both in one statement."""
