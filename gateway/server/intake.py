@@ -48,7 +48,7 @@ PATIENCE_SECONDS = 0.05
 much."""
 WAIT_MAX_SECONDS = 2.0
 """The same at any time."""
-REFUSAL_SHARE = 0.1
+REFUSAL_SHARE = 0.05
 """Of the process's time, at most, for telling callers that there is no room."""
 ALLOWANCE_MAX_SECONDS = 0.002
 LOOK_SECONDS = 0.001
