@@ -8,7 +8,7 @@ import time
 import pytest
 
 from gateway.credits.journal import Journal
-from gateway.credits.pace import FULL_AT, FULL_AT_MOST, STALL_SECONDS, Pace
+from gateway.credits.pace import FULL_AT, FULL_AT_MOST, FULL_AT_SERVER, STALL_SECONDS, Pace
 from gateway.credits.provider import NO_POLICY
 from gateway.deadlines import Deadlines
 from tests.credits.conftest import locked, until
@@ -22,14 +22,18 @@ def pace_of(seconds, commits=100):
     return pace
 
 
-@pytest.mark.parametrize("seconds", [0, 0.0002, 0.001])
-def test_where_commits_are_quick_two_batches_wait(seconds):
-    assert pace_of(seconds).full_at == FULL_AT
+def test_where_commits_wait_for_nobody_two_batches_wait():
+    assert pace_of(0).full_at == FULL_AT
+
+
+@pytest.mark.parametrize("seconds", [0.0002, 0.001])
+def test_where_a_server_is_quick_less_waits(seconds):
+    assert pace_of(seconds).full_at == FULL_AT_SERVER
 
 
 @pytest.mark.parametrize("seconds", [0.002, 0.01, 0.02])
 def test_where_commits_are_slow_so_many_wait_that_calls_are_begun_as_fast(seconds):
-    assert pace_of(seconds).full_at / seconds == pytest.approx(FULL_AT / 0.001, rel=0.05)
+    assert pace_of(seconds).full_at / seconds == pytest.approx(FULL_AT_SERVER / 0.001, rel=0.05)
 
 
 def test_there_is_a_bound_however_slow_they_are():
@@ -39,7 +43,7 @@ def test_there_is_a_bound_however_slow_they_are():
 def test_one_slow_commit_changes_little():
     pace = pace_of(0.001)
     pace.end(0.003, failed=False)
-    assert pace.full_at < 1.5 * FULL_AT
+    assert pace.full_at < 1.5 * FULL_AT_SERVER
 
 
 def test_a_commit_that_fails_or_does_not_end_is_a_stall_until_one_succeeds():
