@@ -95,8 +95,12 @@ def test_a_body_that_is_still_to_come_is_not_waited_for(full, request_):
 
 def test_a_connection_that_held_a_large_request_serves_the_next_after_the_refusal(app, full):
     large = b"POST /1 HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n" + b"x" * 100_000
-    caller = full.call(large)
-    assert caller.response()[0] == 503
+    for _ in range(5):  # where a busy machine lets it come in pieces, its body is not waited for, and it is closed
+        caller = full.call(large)
+        status, headers, _ = caller.response()
+        assert status == 503
+        if "connection" not in headers:
+            break
     app.open()
     full.first.response()
     wait_until(lambda: not full.tasks)
