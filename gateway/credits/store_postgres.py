@@ -62,7 +62,7 @@ class PostgresStore:
 
     def begin(self, instance: int, *, is_read_only: bool) -> None:
         self._is_reused = self._pipeline is not None
-        self._connect()
+        self._connect().forget()  # what a batch that broke off by a defect of ours has left is not this one's
         self._instance, self._is_read_only, self._changes = instance, is_read_only, Changes()
         if not is_read_only:
             self._batch = max(self._batch + 1, time.time_ns())  # never one that an older process has used

@@ -10,6 +10,7 @@ import pytest
 from psycopg.pq import TransactionStatus
 from sqlalchemy import event
 
+from gateway.credits import store_postgres
 from gateway.credits.provider import Hold
 from gateway.database.pipeline import Pipeline
 from gateway.errors import CreditsUnavailable, GatewayError
@@ -103,6 +104,28 @@ def test_a_commit_whose_answer_is_lost_is_found_out_and_counts_once(ledger, run,
                 with pytest.raises(CreditsUnavailable):
                     await provider.hold(secret.encode(), 5, "/x", "r2")
             assert (await provider.balance(key.key_id)).available == 7
+        ledger.audit()
+
+    run(main())
+
+
+def test_a_batch_that_breaks_off_half_written_leaves_nothing_to_be_sent_with_the_next(ledger, run, monkeypatch):
+    add_changes = store_postgres.add_changes
+
+    def break_off(pipeline, table, changes):
+        monkeypatch.setattr(store_postgres, "add_changes", add_changes)
+        add_changes(pipeline, table, changes)
+        raise TypeError("a defect")
+
+    async def main():
+        async with ledger.provider() as provider:
+            secret, key = await provider.create("u", credits=10)
+            monkeypatch.setattr(store_postgres, "add_changes", break_off)
+            with pytest.raises(CreditsUnavailable):
+                await provider.hold(secret.encode(), 4, "/x", "r1")
+            await provider.settle(await provider.hold(secret.encode(), 3, "/x", "r2"), 3)
+            balance = await provider.balance(key.key_id)
+            assert (balance.available, balance.held) == (7, 0)
         ledger.audit()
 
     run(main())
