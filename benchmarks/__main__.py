@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import signal
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -21,23 +20,14 @@ from pathlib import Path
 from benchmarks import lonely, report
 from benchmarks.contenders import NAMES, PROXIES, UNPROXIED, Bench, Running, gateway_command, start_upstream
 from benchmarks.load import Load, Run, check_answer, cores, run_wrk
-from benchmarks.processes import Server, Servers, Unusable
+from benchmarks.processes import Server, Servers, Unusable, exit_status
 from benchmarks.sold import check_spent
 from benchmarks.tools import Tools, find_tools
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _options(arguments)
-    # An interrupted benchmark must stop its servers too: SIGTERM unwinds the stack as Ctrl-C does.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    try:
-        _run(options)
-    except Unusable as error:
-        print(error, file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    return exit_status(lambda: _run(options))
 
 
 def _run(options: argparse.Namespace) -> None:

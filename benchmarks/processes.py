@@ -6,8 +6,9 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -21,6 +22,20 @@ STOP_TIMEOUT_SECONDS = 5.0
 
 class Unusable(Exception):
     """The benchmark can't be run or its figures can't be trusted; the message tells what to do."""
+
+
+def exit_status(run: Callable[[], None]) -> int:
+    """Run a benchmark; how its command ends: 0 measured, 2 unusable, which is printed."""
+    # An interrupted benchmark must stop its servers too: SIGTERM unwinds the stack as Ctrl-C does.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        run()
+    except Unusable as error:
+        print(error, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
 
 
 def free_port() -> int:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import signal
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -24,7 +23,7 @@ from benchmarks.books import Books, connect, read_books, write_books
 from benchmarks.contenders import Bench, gateway_command, gateway_setting, serve, start_upstream, target_of
 from benchmarks.load import Load, Run, Target, check_answer, cores, run_wrk
 from benchmarks.postgres import start_postgres
-from benchmarks.processes import Server, Servers, Unusable
+from benchmarks.processes import Server, Servers, Unusable, exit_status
 from benchmarks.sold import check_spent
 from benchmarks.tools import find_tools
 from gateway.database.postgres import migrate_postgres
@@ -103,15 +102,7 @@ class Rounds:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _options(arguments)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    try:
-        _run(options)
-    except Unusable as error:
-        print(error, file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    return exit_status(lambda: _run(options))
 
 
 def _run(options: argparse.Namespace) -> None:
