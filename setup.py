@@ -21,7 +21,9 @@ COMPILED = {
         *("admission", "batch", "claims", "committer", "journal", "pending", "provider", "store", "store_sqlite"),
         "taking",
     ),
-    "gateway/credits/unkey": ("holds", "transaction", "verdict", "verify_body"),
+    "gateway/credits/unkey": (
+        *("breaker", "client", "holds", "spending", "strict_json", "transaction", "user_ids", "verdict", "verify_body"),
+    ),
     "gateway/observe": ("accumulators", "ids"),
     "gateway/proxy": (
         *("body", "call", "completion", "endings", "endpoint", "forwarding", "headers", "own_fields", "paths"),
@@ -32,7 +34,7 @@ COMPILED = {
     ),
     "gateway/upstreams": (
         *("http1", "http1_connection", "http1_response", "member", "pairs", "pool", "request_head", "response_parser"),
-        *("retry_budget", "transport", "upstream", "whole_response"),
+        *("retry_budget", "rpc", "transport", "upstream", "whole_response"),
     ),
 }
 """By folder. Classes that inherit from one another are all here or none of them."""

@@ -19,8 +19,9 @@ from typing import Any
 from gateway.config.tree import TlsSection, UnkeySection
 from gateway.credits.unkey.canary import NOBODY
 from gateway.credits.unkey.errors import NO_SUCH_API, read_failure
+from gateway.credits.unkey.nonsense import Nonsense
 from gateway.credits.unkey.remote_keys import read_key
-from gateway.credits.unkey.strict_json import Nonsense, parse_object
+from gateway.credits.unkey.strict_json import parse_object
 from gateway.credits.unkey.verdict import Verdict, read_verdict
 from gateway.doctor.diagnosis import Diagnosis, State, fail, ok, warn
 from gateway.doctor.reach import OutOfReach, reach, shown_ms

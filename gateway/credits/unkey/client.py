@@ -14,8 +14,9 @@ from typing import Any, Literal, TypeVar
 from gateway import __version__
 from gateway.credits.provider import Policy
 from gateway.credits.unkey.errors import UnkeyRefused, UnkeyUnavailable, read_failure, read_refusal
+from gateway.credits.unkey.nonsense import Nonsense
 from gateway.credits.unkey.remote_keys import RemoteKey, read_key, read_page, read_secret
-from gateway.credits.unkey.strict_json import Nonsense, parse_object, read_count, read_object, read_text
+from gateway.credits.unkey.strict_json import parse_object, read_count, read_object, read_text
 from gateway.credits.unkey.user_ids import encode_user_id
 from gateway.credits.unkey.verdict import Verdict, read_verdict
 from gateway.credits.unkey.verify_body import VerifyBody

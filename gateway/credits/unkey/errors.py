@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gateway.credits.unkey.strict_json import Nonsense, parse_object
+from gateway.credits.unkey.nonsense import Nonsense
+from gateway.credits.unkey.strict_json import parse_object
 from gateway.errors import CreditsUnavailable, GatewayError
 
 if TYPE_CHECKING:

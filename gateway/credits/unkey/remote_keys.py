@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from gateway.credits.unkey.strict_json import Nonsense, read_count, read_flag, read_id, read_object
+from gateway.credits.unkey.nonsense import Nonsense
+from gateway.credits.unkey.strict_json import read_count, read_flag, read_id, read_object
 from gateway.credits.unkey.verdict import read_user_id
 
 SECRET_MAX_CHARACTERS = 512

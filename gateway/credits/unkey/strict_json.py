@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from gateway.credits.unkey.nonsense import Nonsense
+
 INTEGER_MAX = 2**63 - 1
 WHITE_SPACE = " \t\r\n"
-
-
-class Nonsense(ValueError):
-    """An answer that means nothing. Its text says what is wrong, never what was said."""
 
 
 def parse_object(body: bytes) -> dict[str, Any]:

@@ -8,13 +8,8 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from gateway.credits.unkey.strict_json import (
-    Nonsense,
-    parse_object,
-    read_count,
-    read_id,
-    read_text,
-)
+from gateway.credits.unkey.nonsense import Nonsense
+from gateway.credits.unkey.strict_json import parse_object, read_count, read_id, read_text
 from gateway.credits.unkey.user_ids import decode_user_id
 from gateway.errors import Forbidden, InvalidKey, KeyDisabled, KeyExpired
 from gateway.quota import Quota

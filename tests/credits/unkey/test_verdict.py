@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from gateway.credits.provider import NO_POLICY
 from gateway.credits.unkey.errors import UnkeyUnavailable
-from gateway.credits.unkey.strict_json import INTEGER_MAX, Nonsense
+from gateway.credits.unkey.nonsense import Nonsense
+from gateway.credits.unkey.strict_json import INTEGER_MAX
 from gateway.credits.unkey.verdict import Verdict, read_verdict
 from gateway.wire import Answer
 from tests.credits.unkey.wires import SECRET, Unkey, run, said
