@@ -22,7 +22,8 @@ COMPILED = {
         "taking",
     ),
     "gateway/credits/unkey": (
-        *("breaker", "client", "holds", "spending", "strict_json", "transaction", "user_ids", "verdict", "verify_body"),
+        *("breaker", "client", "holds", "known_verdicts", "spending", "strict_json", "transaction", "user_ids"),
+        *("verdict", "verify_body"),
     ),
     "gateway/observe": ("accumulators", "ids"),
     "gateway/proxy": (

@@ -14,11 +14,12 @@ from typing import Any, Literal, TypeVar
 from gateway import __version__
 from gateway.credits.provider import Policy
 from gateway.credits.unkey.errors import UnkeyRefused, UnkeyUnavailable, read_failure, read_refusal
+from gateway.credits.unkey.known_verdicts import KnownVerdicts
 from gateway.credits.unkey.nonsense import Nonsense
 from gateway.credits.unkey.remote_keys import RemoteKey, read_key, read_page, read_secret
 from gateway.credits.unkey.strict_json import parse_object, read_count, read_object, read_text
 from gateway.credits.unkey.user_ids import encode_user_id
-from gateway.credits.unkey.verdict import Verdict, read_verdict
+from gateway.credits.unkey.verdict import Verdict
 from gateway.credits.unkey.verify_body import VerifyBody
 from gateway.wire import Answer, Headers, Wire, WireError
 
@@ -60,6 +61,7 @@ class UnkeyClient:
         self._verify_seconds = verify_timeout_seconds
         self._write_seconds = write_timeout_seconds
         self._verify_body = VerifyBody()
+        self._verdicts = KnownVerdicts()
 
     # Verifying
 
@@ -88,11 +90,11 @@ class UnkeyClient:
                 self._verify_headers,
                 body,
                 self._verify_seconds - waited_seconds,
-                None if left is None else lambda rest: left(_read_late(rest)),
+                None if left is None else lambda rest: left(self._read_late(rest)),
             )
         except WireError as error:
             raise _unavailable(error) from error
-        return _read_verdict(answer)
+        return self._read_verdict(answer)
 
     async def is_live(self) -> bool:
         """Whether Unkey's servers say that they run, on the way that verifies take. Costs no verification, and says
@@ -200,6 +202,21 @@ class UnkeyClient:
         await self._verify_wire.aclose()
         await self._admin_wire.aclose()
 
+    def _read_verdict(self, answer: Answer) -> Verdict:
+        if answer.status != 200:
+            raise read_failure(answer)
+        try:
+            return self._verdicts.read(answer.body)
+        except Nonsense as error:
+            raise _nonsense("keys.verifyKey", error) from None
+
+    async def _read_late(self, rest: Coroutine[Any, Any, Answer]) -> Verdict:
+        """What is left to do of a verify whose caller has left."""
+        try:
+            return self._read_verdict(await rest)
+        except WireError as error:
+            raise _unavailable(error) from error
+
     async def _find(self, call: str, asked: dict[str, Any], read: Callable[[dict[str, Any]], T]) -> T | None:
         """As `_ask`, but None where the key is not there, or its id can't be one of Unkey's."""
         if not KEY_ID.fullmatch(asked["keyId"]):
@@ -225,23 +242,6 @@ class UnkeyClient:
             return read(parse_object(answer.body))
         except Nonsense as error:
             raise _nonsense(call, error) from None
-
-
-def _read_verdict(answer: Answer) -> Verdict:
-    if answer.status != 200:
-        raise read_failure(answer)
-    try:
-        return read_verdict(answer.body)
-    except Nonsense as error:
-        raise _nonsense("keys.verifyKey", error) from None
-
-
-async def _read_late(rest: Coroutine[Any, Any, Answer]) -> Verdict:
-    """What is left to do of a verify whose caller has left."""
-    try:
-        return _read_verdict(await rest)
-    except WireError as error:
-        raise _unavailable(error) from error
 
 
 def _read_remaining(document: dict[str, Any]) -> tuple[int | None, str]:

@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from gateway.credits.provider import HoldLost
+from gateway.credits.unkey.known_verdicts import KnownVerdicts
 from gateway.errors import CreditsUnavailable
 from tests.credits.conftest import until
 from tests.credits.unkey.harness import UnkeyLedger, hold, written
@@ -96,6 +97,7 @@ def test_an_answer_that_says_that_nothing_was_done_leaves_no_doubt(ledger, run, 
     run(main())
 
 
+@pytest.mark.pure
 @pytest.mark.parametrize("leaves", [False, True], ids=["stays", "leaves"])
 def test_a_defect_of_ours_while_unkey_is_asked_is_a_doubt_and_no_hold_that_is_stuck(ledger, run, monkeypatch, leaves):
     def break_down(*_):
@@ -105,7 +107,7 @@ def test_a_defect_of_ours_while_unkey_is_asked_is_a_doubt_and_no_hold_that_is_st
         async with ledger.provider() as provider:
             secret, key = await provider.create("u", credits=50)
             await provider.release(await hold(provider, secret, 4, "r0"), "5xx")
-            monkeypatch.setattr("gateway.credits.unkey.client.read_verdict", break_down)
+            monkeypatch.setattr(KnownVerdicts, "read", break_down)
             ledger.fail("slow", seconds=0.1, times=1)
             asking = asyncio.create_task(hold(provider, secret, 10, "r1"))
             await until(lambda: len(ledger.verifies()) == 2)
