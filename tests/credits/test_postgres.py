@@ -72,17 +72,18 @@ def test_a_server_that_dies_under_load_loses_no_credit_and_charges_no_call_that_
     run(main())
 
 
+@pytest.mark.pure
 @pytest.mark.parametrize("is_done", [True, False])
 def test_a_commit_whose_answer_is_lost_is_found_out_and_counts_once(ledger, run, monkeypatch, is_done):
     run_all = Pipeline.run
 
-    def hang_up(pipeline):
+    async def hang_up(pipeline):
         if pipeline._added[-1][0] != "COMMIT":
-            return run_all(pipeline)
+            return await run_all(pipeline)
         monkeypatch.setattr(Pipeline, "run", run_all)
         if is_done:
-            run_all(pipeline)
-        pipeline.connection.pgconn.finish()
+            await run_all(pipeline)
+        pipeline.close()
         raise psycopg.OperationalError("the connection is gone")
 
     async def main():
@@ -109,6 +110,7 @@ def test_a_commit_whose_answer_is_lost_is_found_out_and_counts_once(ledger, run,
     run(main())
 
 
+@pytest.mark.pure
 def test_a_batch_that_breaks_off_half_written_leaves_nothing_to_be_sent_with_the_next(ledger, run, monkeypatch):
     add_changes = store_postgres.add_changes
 
