@@ -15,7 +15,10 @@ from gateway.deadlines import NEVER
 from gateway.errors import CreditsUnavailable
 from tests.credits.conftest import locked, until
 
+BOTH = pytest.mark.parametrize("ledger", ["sqlite", "postgresql"], indirect=True)
 
+
+@BOTH
 def test_a_caller_cancelled_while_its_hold_is_written_leaves_nothing_held(ledger, run):
     async def main():
         async with ledger.provider() as provider:
@@ -39,6 +42,7 @@ def test_a_caller_cancelled_while_its_hold_is_written_leaves_nothing_held(ledger
     run(main())
 
 
+@BOTH
 def test_a_caller_cancelled_in_the_very_turn_in_which_its_hold_arrives_leaves_nothing_held(ledger, run):
     async def main():
         async with ledger.provider() as provider:
@@ -76,6 +80,7 @@ def test_calls_that_come_together_share_their_commits(ledger, run, monkeypatch, 
     run(main())
 
 
+@BOTH
 def test_cancelling_the_wait_for_a_settlement_does_not_undo_it(ledger, run):
     async def main():
         async with ledger.provider() as provider:
@@ -146,6 +151,7 @@ def test_a_failed_commit_refuses_its_holds_and_repeats_its_ends(ledger, run, mon
     run(main())
 
 
+@BOTH
 def test_closing_commits_what_is_queued(ledger, run):
     async def main():
         async with ledger.provider() as provider:

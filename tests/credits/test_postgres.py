@@ -12,6 +12,7 @@ from sqlalchemy import event
 
 from gateway.credits import store_postgres
 from gateway.credits.provider import Hold
+from gateway.credits.store_postgres import PostgresStore
 from gateway.database.pipeline import Pipeline
 from gateway.errors import CreditsUnavailable, GatewayError
 from tests.credits.conftest import Ledger, until
@@ -128,6 +129,60 @@ def test_a_batch_that_breaks_off_half_written_leaves_nothing_to_be_sent_with_the
             await provider.settle(await provider.hold(secret.encode(), 3, "/x", "r2"), 3)
             balance = await provider.balance(key.key_id)
             assert (balance.available, balance.held) == (7, 0)
+        ledger.audit()
+
+    run(main())
+
+
+@pytest.mark.pure
+def test_a_batch_that_breaks_off_behind_its_first_half_undoes_it(ledger, run, monkeypatch):
+    """That had deleted the hold that was to end."""
+    add_changes = store_postgres.add_changes
+
+    def break_off(*_):
+        monkeypatch.setattr(store_postgres, "add_changes", add_changes)
+        raise TypeError("a defect")
+
+    async def main():
+        async with ledger.provider() as provider:
+            secret, key = await provider.create("u", credits=10)
+            hold = await provider.hold(secret.encode(), 4, "/x", "r1")
+            monkeypatch.setattr(store_postgres, "add_changes", break_off)
+            with pytest.raises(CreditsUnavailable):
+                await provider.settle(hold, 4)
+            await provider.settle(await provider.hold(secret.encode(), 3, "/x", "r2"), 3)
+            ledger.audit()
+            await until(lambda: not ledger.open_holds())
+            assert [(e.amount, e.request_id) for e in await provider.history(key.key_id) if e.kind == "spend"] == [
+                (0, "r1"),
+                (-3, "r2"),
+            ]
+        ledger.audit()
+
+    run(main())
+
+
+@pytest.mark.pure
+def test_a_batch_whose_connection_breaks_between_its_halves_does_not_go_on_with_another(ledger, run, monkeypatch):
+    """Where nothing is locked, and no transaction has begun."""
+    write = PostgresStore.write
+
+    def break_before(store, changes):
+        monkeypatch.setattr(PostgresStore, "write", write)
+        store._pipeline.close()
+        write(store, changes)
+
+    async def main():
+        async with ledger.provider() as provider:
+            secret, key = await provider.create("u", credits=10)
+            hold = await provider.hold(secret.encode(), 4, "/x", "r1")
+            monkeypatch.setattr(PostgresStore, "write", break_before)
+            with pytest.raises(CreditsUnavailable):
+                await provider.hold(secret.encode(), 1, "/x", "r2")
+            assert ledger.open_holds() == 1
+            monkeypatch.setattr(PostgresStore, "write", break_before)
+            await provider.settle(hold, 3)
+            assert (await provider.balance(key.key_id)).available == 7
         ledger.audit()
 
     run(main())
