@@ -112,7 +112,6 @@ class PostgresStore:
     async def _read(self, wanted: Wanted) -> Found:
         found = Found()
         pipeline = await self._connect()
-        pipeline.forget()  # what a batch that broke off by a defect of ours has left is not this one's
         with self._translated(pipeline):
             if self._is_read_only:
                 self._add_keys(pipeline, wanted, _KEYS)
@@ -187,9 +186,11 @@ class PostgresStore:
 
     async def rollback(self) -> None:
         pipeline = self._pipeline
-        if pipeline is None or self._is_read_only:
+        if pipeline is None:
             return
-        pipeline.forget()
+        pipeline.forget()  # what a batch that broke off by a defect of ours has left is not the next one's
+        if self._is_read_only:
+            return
         pipeline.add(_ROLLBACK)
         try:
             await pipeline.run()

@@ -163,7 +163,6 @@ class Pipeline:
                 self._results.append(result)
 
     def _be_late(self, answer: asyncio.Future[None], seconds: float) -> None:
-        self._read()  # a process that was stopped for a while finds the answer there
         if not answer.done():
             self._break(psycopg.OperationalError(f"no answer from the server within {seconds} s"))
 

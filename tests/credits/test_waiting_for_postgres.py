@@ -11,6 +11,7 @@ import psycopg
 import pytest
 
 from gateway.database.pipeline import Pipeline
+from gateway.database.postgres import read_parameters
 from gateway.database.worker import Worker
 from gateway.errors import CreditsUnavailable
 from tests.credits.conftest import Ledger, until
@@ -30,6 +31,14 @@ def line(ledger):
     """The way to the server."""
     with relay(ledger.url) as line:
         yield line
+
+
+@contextlib.asynccontextmanager
+async def provider_by(line, ledger, **settings):
+    """Its journal, and nothing else of it, goes that way."""
+    async with ledger.provider(**settings) as provider:
+        provider._database._parameters = read_parameters(line.url)
+        yield provider
 
 
 @contextlib.asynccontextmanager
@@ -105,7 +114,7 @@ def test_while_the_server_does_not_answer_the_loop_serves_and_once_it_does_calls
 ):
     async def main():
         loop = asyncio.get_running_loop()
-        async with Ledger(line.url).provider(heartbeat_seconds=60) as provider:
+        async with provider_by(line, ledger) as provider:
             secret, _ = await provider.create("u", credits=10)
             if is_connected:
                 await served(provider, secret)
@@ -175,7 +184,7 @@ def test_who_waits_for_an_end_is_told_in_time_though_the_server_is_away_before_i
     ledger, line, run, monkeypatch
 ):
     async def main():
-        async with Ledger(line.url).provider(hold_timeout_seconds=0.5, heartbeat_seconds=60) as provider:
+        async with provider_by(line, ledger, hold_timeout_seconds=0.5) as provider:
             secret, key = await provider.create("u", credits=10)
             hold = await provider.hold(secret.encode(), 4, "/x", "r1")
             lose_the_next_answer(line, monkeypatch)
@@ -200,12 +209,10 @@ def test_closing_while_it_waits_for_a_server_that_hangs_takes_its_time_and_no_mo
     anybody would hear of, and the instance stays, so that its holds are found."""
     monkeypatch.setattr("gateway.credits.journal.CLOSE_SECONDS", 0.1)
     monkeypatch.setattr("gateway.credits.journal.JOIN_SECONDS", 0.1)
-    monkeypatch.setattr("gateway.credits.heart.SIGN_OFF_SECONDS", 0.1)
-    monkeypatch.setattr("gateway.database.postgres.CLOSE_SECONDS", 0.1)
 
     async def main():
         loop = asyncio.get_running_loop()
-        async with Ledger(line.url).provider(heartbeat_seconds=60) as provider:
+        async with provider_by(line, ledger) as provider:
             secret, _ = await provider.create("u", credits=10)
             if what != "connection":
                 hold = await provider.hold(secret.encode(), 4, "/x", "r1")
