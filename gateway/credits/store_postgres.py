@@ -257,7 +257,6 @@ class PostgresStore:
         try:
             yield
         except (psycopg.Error, UnicodeEncodeError) as error:
-            pipeline.forget()
             is_broken = pipeline.connection.closed
             kind = kind_of_postgres(error, is_broken=is_broken)
             if is_broken and isinstance(error, psycopg.Error):

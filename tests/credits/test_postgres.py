@@ -120,12 +120,20 @@ def test_a_batch_that_breaks_off_half_written_leaves_nothing_to_be_sent_with_the
         add_changes(pipeline, table, changes)
         raise TypeError("a defect")
 
+    run_all, sent = Pipeline.run, []
+
+    async def watch(pipeline):
+        sent.append([statement for statement, _ in pipeline._added])
+        return await run_all(pipeline)
+
     async def main():
         async with ledger.provider() as provider:
             secret, key = await provider.create("u", credits=10)
             monkeypatch.setattr(store_postgres, "add_changes", break_off)
+            monkeypatch.setattr(Pipeline, "run", watch)
             with pytest.raises(CreditsUnavailable):
                 await provider.hold(secret.encode(), 4, "/x", "r1")
+            assert sent[1:] == [["ROLLBACK"]]
             await provider.settle(await provider.hold(secret.encode(), 3, "/x", "r2"), 3)
             balance = await provider.balance(key.key_id)
             assert (balance.available, balance.held) == (7, 0)

@@ -12,7 +12,6 @@ import pytest
 
 from gateway.database.pipeline import Pipeline
 from gateway.database.postgres import read_parameters
-from gateway.database.worker import Worker
 from gateway.errors import CreditsUnavailable
 from tests.credits.conftest import Ledger, until
 from tests.database.relay import relay
@@ -226,14 +225,19 @@ def test_closing_while_it_waits_for_a_server_that_hangs_takes_its_time_and_no_mo
                 asked = provider.settle(hold, 4)
             await asyncio.sleep(0.2)
             assert provider.journal._committing.is_unsure == (what == "fate")
+            connector = provider.journal._transaction._store._connector
             began = loop.time()
         assert loop.time() - began < 1.5, "it waited for the server"
         assert [task for task in asyncio.all_tasks() if task.get_name() == "journal"] == []
         asked.cancel()
         await asyncio.sleep(0)
+        return connector
 
-    run(main())
+    connector = run(main())
     line.go_on()
+    for thread in connector._threads:
+        thread.join(30)
+        assert not thread.is_alive(), "it waits for more to do"
     gc.collect()
     assert ledger.count("instances") == 1
     assert [record for record in caplog.records if record.name == "asyncio"] == []
@@ -252,17 +256,5 @@ def test_who_is_cancelled_while_its_batch_waits_cancels_no_batch(ledger, run):
             await until(lambda: not provider.journal.pending)
             assert not ledger.open_holds()
         ledger.audit()
-
-    run(main())
-
-
-def test_the_connector_ends_with_its_store(ledger, run):
-    async def main():
-        async with ledger.provider() as provider:
-            secret, _ = await provider.create("u", credits=10)
-            await served(provider, secret)
-            connector = provider.journal._transaction._store._connector
-            assert isinstance(connector, Worker)
-        await until(lambda: not any(thread.is_alive() for thread in connector._threads))
 
     run(main())
