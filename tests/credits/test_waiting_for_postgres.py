@@ -199,8 +199,7 @@ def test_who_waits_for_an_end_is_told_in_time_though_the_server_is_away_before_i
     run(main())
 
 
-@pytest.mark.pure
-@pytest.mark.parametrize("what", ["answer", "connection", "fate"])
+@pytest.mark.parametrize("what", ["answer", "connection", pytest.param("fate", marks=pytest.mark.pure)])
 def test_closing_while_it_waits_for_a_server_that_hangs_takes_its_time_and_no_more(
     ledger, line, run, monkeypatch, caplog, what
 ):
