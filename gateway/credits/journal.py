@@ -83,9 +83,8 @@ class Journal:
         self._gathered = self._turns = 0
         self._idle: asyncio.Future[None] | None = None
         self._transaction: Transaction | None = None
-        self._committer: Committer = (LoopCommitter if is_remote else ThreadCommitter)(
-            self._commit, loop, self._committed
-        )
+        kind = LoopCommitter if is_remote else ThreadCommitter
+        self._committer: Committer = kind(self._commit, loop, self._committed)
         self.holds_open = 0
         self._pace = Pace()
         self.deadline = NEVER
