@@ -18,13 +18,14 @@ from pathlib import Path
 COMPILED = {
     "gateway": ("deadlines", "quota"),
     "gateway/credits": (
-        *("admission", "batch", "claims", "committer", "journal", "pending", "provider", "store", "store_sqlite"),
-        "taking",
+        *("admission", "batch", "changes_postgres", "claims", "committer", "journal", "pending", "provider", "store"),
+        *("store_postgres", "store_sqlite", "taking"),
     ),
     "gateway/credits/unkey": (
         *("breaker", "client", "holds", "known_verdicts", "spending", "strict_json", "transaction", "user_ids"),
         *("verdict", "verify_body"),
     ),
+    "gateway/database": ("pipeline", "postgres_arrays"),
     "gateway/observe": ("accumulators", "ids"),
     "gateway/proxy": (
         *("body", "call", "completion", "endings", "endpoint", "forwarding", "headers", "own_fields", "paths"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from gateway.credits.provider import Policy, RateLimit
@@ -16,15 +16,11 @@ Asked = tuple[Key, Policy, str]
 
 
 class Admission:
-    """Reads what these calls need in one step; `write` gives what was counted."""
+    """What these calls need is read in one step: the rows that were `found` of their `places`. `write` gives what was
+    counted."""
 
-    def __init__(
-        self, read_windows: Callable[[Sequence[Place]], Sequence[Sequence[Any]]], asked: Sequence[Asked], now: int
-    ) -> None:
-        places = [
-            _place(key, policy.rate_limit, route) for key, policy, route in asked if policy.rate_limit is not None
-        ]
-        self._windows = RateWindows(read_windows, places, now)
+    def __init__(self, places: Sequence[Place], found: Iterable[Sequence[Any]], now: int) -> None:
+        self._windows = RateWindows(places, found, now)
         self.write = self._windows.write
 
     def refusal(self, key: Key, policy: Policy, route: str) -> GatewayError | None:
@@ -38,6 +34,12 @@ class Admission:
         """What is left of the policy's rate limit, for a call that passed."""
         limit = policy.rate_limit
         return None if limit is None else self._windows.quota(_place(key, limit, route), limit.limit)
+
+
+def places_of(asked: Iterable[Asked]) -> list[Place]:
+    """Where these calls are counted, each place once."""
+    limited = ((key, policy.rate_limit, route) for key, policy, route in asked)
+    return list({_place(key, limit, route): None for key, limit, route in limited if limit is not None})
 
 
 def _place(key: Key, limit: RateLimit, route: str) -> Place:

@@ -13,7 +13,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from gateway.credits.admission import Admission
+from gateway.credits.admission import Admission, Asked, places_of
 from gateway.credits.cap_counts import CapCounts
 from gateway.credits.claims import Claim, Claims
 from gateway.credits.ledger import now_ms
@@ -109,7 +109,7 @@ def is_read_only(takes: Sequence[Take], ends: Sequence[End]) -> bool:
 
 
 class Transaction:
-    """Commits batches into one store. One thread at a time may use it.
+    """Commits batches into one store, one at a time. It suspends where the store does.
 
     `first_hold_id` says where an instance's numbers begin. It is asked before each commit, and where the answer has
     changed (the process had been taken for dead), numbering begins anew there. `now_ms` is the wall clock.
@@ -128,25 +128,32 @@ class Transaction:
         self._first_hold_id = self._next_hold_id = -1
         self._checkout = checkout
         self._now_ms = now_ms
-        self.is_remote = store.is_remote
         self.wait_for_lock = store.wait_for_lock
         self.close = store.close
 
-    def commit(self, takes: Sequence[Take], ends: Sequence[End]) -> None:
-        """Do it all, or raise and nothing is done: gateway.database.failure says what such an error means."""
+    async def commit(self, takes: Sequence[Take], ends: Sequence[End]) -> None:
+        """Do it all, or raise and nothing is done: gateway.database.failure says what such an error means.
+
+        Cancelled, it closes the store: nobody is left to whom it could say what became of the batch.
+        """
         first_hold_id = self._ask_first_hold_id()
         if first_hold_id != self._first_hold_id:
             self._first_hold_id = self._next_hold_id = first_hold_id
         store = self._store
         store.begin(first_hold_id // HOLDS_PER_INSTANCE, is_read_only=is_read_only(takes, ends))
         try:
-            self._write(takes, ends)
-            store.commit()
+            await self._write(takes, ends)
+            await store.commit()
+            return
+        except Exception as error:  # noqa: BLE001 - whatever it was, it is raised again
+            broken_off = error
         except BaseException:
-            store.rollback()
+            store.close()
             raise
+        await store.rollback()
+        raise broken_off
 
-    def _write(self, takes: Sequence[Take], ends: Sequence[End]) -> None:
+    async def _write(self, takes: Sequence[Take], ends: Sequence[End]) -> None:
         now = self._now_ms()
         changes = Changes()
         kept = {end.hold.id: end for end in ends if end.kept is None}
@@ -156,8 +163,10 @@ class Transaction:
         wanted = Wanted({end.hold.key for end in ends}, {take.key_hash for take in takes})
         wanted.answered, wanted.ended = list(kept), list(final)
         wanted.lookups = [take.claim.lookup for take in takes if take.claim is not None]
-        found = self._store.read(wanted)
-        changes.caps = self._count_caps(found.keys, takes, ends, now)
+        found = await self._store.read(wanted)
+        capped = capped_of(found.keys, takes, ends)
+        if capped:
+            changes.caps = CapCounts(await self._store.read_caps(capped), now)
         if kept:
             mark_lost(kept, found.answered)
         if final:
@@ -166,7 +175,13 @@ class Transaction:
             self._append(found, final, changes, now)
         changes.claims = claims_of(wanted, found, ends, now)
         if takes:
-            self._take(takes, found.keys, changes, now)
+            by_hash = {key[HASH]: key for key in found.keys.values()}
+            admission = None
+            asked = asked_of(takes, by_hash)
+            if asked:
+                places = places_of(asked)
+                admission = Admission(places, await self._store.read_windows(places) if places else (), now)
+            self._admit(takes, by_hash, admission, changes, now)
         self._store.write(changes)
 
     @staticmethod
@@ -195,9 +210,14 @@ class Transaction:
             key[LAST_ENTRY] = entry_id
             changed[number] = key
 
-    def _take(self, takes: Sequence[Take], keys: dict[int, Key], changes: Changes, now: int) -> None:
-        by_hash = {key[HASH]: key for key in keys.values()}
-        admission = self._admission(takes, by_hash, now)
+    def _admit(
+        self,
+        takes: Sequence[Take],
+        by_hash: dict[bytes, Key],
+        admission: Admission | None,
+        changes: Changes,
+        now: int,
+    ) -> None:
         changed, values, claims, caps = changes.keys, changes.holds, changes.claims, changes.caps
         hold_id = self._next_hold_id
         for take in takes:
@@ -228,24 +248,6 @@ class Transaction:
         if admission is not None:
             admission.write(changes.windows)
 
-    def _count_caps(
-        self, keys: dict[int, Key], takes: Sequence[Take], ends: Sequence[End], now: int
-    ) -> CapCounts | None:
-        """What counts for the spend caps of these keys; None where none has any, which then costs nothing."""
-        capped = [number for number, key in keys.items() if key[CAPPED]]
-        if not capped or is_read_only(takes, ends):
-            return None
-        return CapCounts(self._store.read_caps(capped), now)
-
-    def _admission(self, takes: Sequence[Take], by_hash: dict[bytes, Key], now: int) -> Admission | None:
-        """What answers for the policies of these takes; None where none has one, which then costs nothing."""
-        asked = [
-            (by_hash[take.key_hash], take.policy, take.route)
-            for take in takes
-            if take.policy is not NO_POLICY and take.key_hash in by_hash
-        ]
-        return Admission(self._store.read_windows, asked, now) if asked else None
-
     def _refusal(
         self,
         take: Take,
@@ -275,6 +277,21 @@ class Transaction:
         if key[BALANCE] is not None and key[BALANCE] - key[HELD] < cost:
             return OutOfCredits(available=key[BALANCE] - key[HELD], held=key[HELD], cost=cost, checkout=self._checkout)
         return None
+
+
+def capped_of(keys: dict[int, Key], takes: Sequence[Take], ends: Sequence[End]) -> list[int]:
+    """Of these keys those with spend caps that the batch counts for. Where none has any, that costs nothing more."""
+    capped = [number for number, key in keys.items() if key[CAPPED]]
+    return [] if capped and is_read_only(takes, ends) else capped
+
+
+def asked_of(takes: Sequence[Take], by_hash: dict[bytes, Key]) -> list[Asked]:
+    """What is asked by routes with a policy. Where none has one, that costs nothing more."""
+    return [
+        (by_hash[take.key_hash], take.policy, take.route)
+        for take in takes
+        if take.policy is not NO_POLICY and take.key_hash in by_hash
+    ]
 
 
 def claims_of(wanted: Wanted, found: Found, ends: Sequence[End], now: int) -> Claims | None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cache
 from typing import Any
 
-from gateway.credits.cap_counts import CapCounts
 from gateway.credits.claims import CLAIMED, Claims
 from gateway.credits.store import (
     BALANCE,
@@ -21,89 +21,85 @@ from gateway.credits.store import (
 from gateway.database.pipeline import Pipeline
 from gateway.database.postgres_arrays import arrays, unnest
 
-_COUNT_ON = (
-    " ON CONFLICT (key, name, window_ms) DO UPDATE"
-    " SET start = excluded.start, count = excluded.count, previous = excluded.previous"
-)
+IS_ONE = "id = ANY($1::bigint[])"
+_NOTE = ("key", "drawn", "answered", "id")
+_KEY = ("id", "balance", "held", "last_entry")
 _PLACE = ("lookup", "hold")
-_CLAIM = (
-    " ON CONFLICT (lookup) DO UPDATE SET fingerprint = excluded.fingerprint, hold = excluded.hold,"
-    " expires_at = excluded.expires_at, done = 0, size = 0, answer = NULL"
-)
+_DONE = ("answer", "size", "expires_at", "lookup", "hold")
+_CAP = ("day", "day_spent", "month", "month_spent", "key")
 
 
 def add_changes(pipeline: Pipeline, table: HoldTable, changes: Changes) -> None:
     """All that `changes` has."""
     if changes.notes:
-        names = ("key", "drawn", "answered", "id")
-        pipeline.add(
-            f"UPDATE {table.name} h SET key = t.key, drawn = t.drawn, asked = 0, answered = t.answered"
-            f" FROM {unnest(names)} WHERE h.id = t.id",
-            *arrays(names, [value for note in changes.notes for value in note]),
-        )
+        _add_rows(pipeline, _note(table.name), _NOTE, changes.notes)
     if changes.holds:
-        _add_insert(pipeline, table.name, table.columns, changes.holds)
+        pipeline.add(_insert(table.name, table.columns), *arrays(table.columns, changes.holds))
     if changes.entries:
-        _add_insert(pipeline, "entries", ENTRY_COLUMNS, changes.entries, kind="spend")
+        pipeline.add(_APPEND, *arrays(ENTRY_COLUMNS, changes.entries))
     if changes.doubts:
-        _add_insert(pipeline, "doubts", DOUBT_COLUMNS, changes.doubts)
+        pipeline.add(_DOUBT, *arrays(DOUBT_COLUMNS, changes.doubts))
     if changes.windows:
-        _add_insert(pipeline, "rate_windows", WINDOW_COLUMNS, changes.windows, conflict=_COUNT_ON)
+        pipeline.add(_COUNT, *arrays(WINDOW_COLUMNS, changes.windows))
     if changes.claims is not None:
         _add_claims(pipeline, changes.claims)
     if changes.caps is not None:
-        _add_caps(pipeline, changes.caps)
+        _add_rows(pipeline, _SPEND, _CAP, changes.caps.rows())
     if changes.keys:
-        names = ("id", "balance", "held", "last_entry")
         rows = [(key[ID], key[BALANCE], key[HELD], key[LAST_ENTRY]) for key in changes.keys.values()]
-        pipeline.add(
-            "UPDATE keys k SET balance = t.balance, held = t.held, last_entry = t.last_entry"
-            f" FROM {unnest(names)} WHERE k.id = t.id",
-            *arrays(names, [value for row in rows for value in row]),
-        )
+        _add_rows(pipeline, _CHANGE_KEYS, _KEY, rows)
 
 
 def _add_claims(pipeline: Pipeline, claims: Claims) -> None:
     if claims.void:
-        pipeline.add(
-            f"DELETE FROM answers a USING {unnest(_PLACE)} WHERE a.lookup = t.lookup AND a.hold = t.hold",
-            *arrays(_PLACE, [value for row in claims.void for value in row]),
-        )
+        _add_rows(pipeline, _FORGET, _PLACE, claims.void)
     if claims.records:
-        _add_insert(pipeline, "answers", CLAIMED, claims.records, conflict=_CLAIM)
+        pipeline.add(_CLAIM, *arrays(CLAIMED, claims.records))
     if claims.done:
-        names = ("answer", "size", "expires_at", "lookup", "hold")
-        pipeline.add(
-            "UPDATE answers a SET done = 1, answer = t.answer, size = t.size, expires_at = t.expires_at"
-            f" FROM {unnest(names)} WHERE a.lookup = t.lookup AND a.hold = t.hold",
-            *arrays(names, [value for row in claims.done for value in row]),
-        )
+        _add_rows(pipeline, _KEEP, _DONE, claims.done)
 
 
-def _add_caps(pipeline: Pipeline, caps: CapCounts) -> None:
-    names = ("day", "day_spent", "month", "month_spent", "key")
-    pipeline.add(
-        "UPDATE spend_caps c SET day = t.day, day_spent = t.day_spent, month = t.month, month_spent = t.month_spent"
-        f" FROM {unnest(names)} WHERE c.key = t.key",
-        *arrays(names, [value for row in caps.rows() for value in row]),
-    )
-
-
-def _add_insert(
-    pipeline: Pipeline,
-    table: str,
-    columns: tuple[str, ...],
-    values: list[Any],
-    *,
-    conflict: str = "",
-    kind: str = "",
-) -> None:
-    statement = _insert(table, columns, conflict, kind)
-    pipeline.add(statement, *arrays(columns, values))
+def _add_rows(pipeline: Pipeline, statement: str, columns: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> None:
+    pipeline.add(statement, *arrays(columns, [value for row in rows for value in row]))
 
 
 @cache
-def _insert(table: str, columns: tuple[str, ...], conflict: str, kind: str) -> str:
+def _note(table: str) -> str:
+    return (
+        f"UPDATE {table} h SET key = t.key, drawn = t.drawn, asked = 0, answered = t.answered"
+        f" FROM {unnest(_NOTE)} WHERE h.id = t.id"
+    )
+
+
+@cache
+def _insert(table: str, columns: tuple[str, ...]) -> str:
     names = ", ".join(columns)
-    more, constant = (", kind", f", '{kind}'") if kind else ("", "")
-    return f"INSERT INTO {table} ({names}{more}) SELECT {names}{constant} FROM {unnest(columns)}{conflict}"
+    return f"INSERT INTO {table} ({names}) SELECT {names} FROM {unnest(columns)}"
+
+
+_APPEND = (
+    f"INSERT INTO entries ({', '.join(ENTRY_COLUMNS)}, kind) SELECT {', '.join(ENTRY_COLUMNS)}, 'spend'"
+    f" FROM {unnest(ENTRY_COLUMNS)}"
+)
+_DOUBT = _insert("doubts", DOUBT_COLUMNS)
+_COUNT = (
+    f"{_insert('rate_windows', WINDOW_COLUMNS)} ON CONFLICT (key, name, window_ms) DO UPDATE"
+    " SET start = excluded.start, count = excluded.count, previous = excluded.previous"
+)
+_FORGET = f"DELETE FROM answers a USING {unnest(_PLACE)} WHERE a.lookup = t.lookup AND a.hold = t.hold"
+_CLAIM = (
+    f"{_insert('answers', CLAIMED)} ON CONFLICT (lookup) DO UPDATE SET fingerprint = excluded.fingerprint,"
+    " hold = excluded.hold, expires_at = excluded.expires_at, done = 0, size = 0, answer = NULL"
+)
+_KEEP = (
+    "UPDATE answers a SET done = 1, answer = t.answer, size = t.size, expires_at = t.expires_at"
+    f" FROM {unnest(_DONE)} WHERE a.lookup = t.lookup AND a.hold = t.hold"
+)
+_SPEND = (
+    "UPDATE spend_caps c SET day = t.day, day_spent = t.day_spent, month = t.month, month_spent = t.month_spent"
+    f" FROM {unnest(_CAP)} WHERE c.key = t.key"
+)
+_CHANGE_KEYS = (
+    "UPDATE keys k SET balance = t.balance, held = t.held, last_entry = t.last_entry"
+    f" FROM {unnest(_KEY)} WHERE k.id = t.id"
+)

@@ -3,8 +3,8 @@
 The event loop collects what arrives in a Batch and commits one batch at a time; what arrives meanwhile is the next
 batch. So batches grow with the load and nobody waits for a timer.
 
-A thread of its own commits, so that neither a slow disk nor another process's lock stops the loop (I9): whoever waits
-too long is told 503, and if its hold turns out committed after all, it is released.
+Neither a slow disk nor another process's lock nor a server that hangs stops the loop (I9): committer.py says how.
+Whoever waits too long is told 503, and if its hold turns out committed after all, it is released.
 
 A commit that fails changed nothing: its holds are refused, its ends are tried again until they succeed. Where not the
 database but something in the batch is at fault (a row that SQL refuses), each is tried alone, so that one defect of
@@ -16,12 +16,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from gateway.credits.batch import End, Take, Transaction
 from gateway.credits.claims import Claim
-from gateway.credits.committer import Committer
+from gateway.credits.committer import Committer, LoopCommitter, ThreadCommitter
 from gateway.credits.pace import Pace
 from gateway.credits.pending import Batch, oldest
 from gateway.credits.provider import Hold, Policy
@@ -38,8 +38,8 @@ WAITING_MAX = 20_000
 GATHER_TURNS_MAX = 8
 """Turns of the event loop that a batch may take to fill."""
 LOCK_WAIT_MS = 250
-"""How long the thread waits for another process's transaction at a time. While it waits, what is with it can't be given
-up: so this is how late a caller may be told that it can't be served."""
+"""How long a commit waits for another process's transaction at a time. While it waits, what is in it can't be given up:
+so this is how late a caller may be told that it can't be served."""
 CLOSE_SECONDS = 5.0
 """How long closing waits for what is queued."""
 JOIN_SECONDS = 2.0
@@ -51,7 +51,10 @@ RETRY_SECONDS = 0.05
 
 
 class Journal:
-    """Begins and ends holds. Everything but `_commit` belongs to the event loop's thread."""
+    """Begins and ends holds. Everything but `_commit` belongs to the event loop's thread.
+
+    `is_remote`: what `open_transaction` opens waits for a server, and blocks nothing.
+    """
 
     def __init__(
         self,
@@ -60,6 +63,7 @@ class Journal:
         deadlines: Deadlines,
         *,
         timeout_seconds: float,
+        is_remote: bool = False,
         on_commit: Callable[[int, bool], None] | None = None,
         on_failure: Callable[[str], None] | None = None,
     ) -> None:
@@ -79,7 +83,8 @@ class Journal:
         self._gathered = self._turns = 0
         self._idle: asyncio.Future[None] | None = None
         self._transaction: Transaction | None = None
-        self._committer = Committer(self._commit, loop, self._committed)
+        kind = LoopCommitter if is_remote else ThreadCommitter
+        self._committer: Committer = kind(self._commit, loop, self._committed)
         self.holds_open = 0
         self._pace = Pace()
         self.deadline = NEVER
@@ -149,7 +154,7 @@ class Journal:
             self.finish(End(None, hold, kept, "gateway died", self._loop.time(), is_orphan=True))
 
     async def aclose(self) -> bool:
-        """Commit what waits, then stop the thread. What the database does not take in time is left for recovery.
+        """Commit what waits, then stop. What the database does not take in time is left for recovery.
 
         False if a commit is still under way: what is in it may be written yet.
         """
@@ -171,7 +176,7 @@ class Journal:
     def on_deadline(self, now: float) -> None:
         """Tell those whose own time has come; what they asked for is undone when it is known.
 
-        So who waits for a hold is told within the timeout and one tick. Ends that are with the thread can't be given
+        So who waits for a hold is told within the timeout and one tick. Ends in a commit under way can't be given
         up, for nobody knows yet whether they are written: they are, if need be, as soon as they come back. With another
         process's lock that is LOCK_WAIT_MS later; a disk that hangs holds them up until it returns.
         """
@@ -271,25 +276,20 @@ class Journal:
         return batch if batch.size else self._next_batch()
 
     def unsure(self) -> None:
-        """The thread's word that nobody knows what became of the commit under way: its connection broke."""
-        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            self._loop.call_soon_threadsafe(self._became_unsure, self._committing)
-
-    def _became_unsure(self, batch: Batch | None) -> None:
-        if batch is not None and batch is self._committing:
-            batch.is_unsure = True
+        """The store's word that nobody knows what became of the commit under way: its connection broke."""
+        if self._committing is not None:
+            self._committing.is_unsure = True
             self._set_deadline()  # it had none if no hold is in it: who ended one would wait for as long as it takes
 
-    def _commit(self, batch: Batch) -> None:
+    def _commit(self, batch: Batch) -> Coroutine[Any, Any, None]:
         if self._transaction is None:
             self._transaction = self._open_transaction()
             self._transaction.wait_for_lock(LOCK_WAIT_MS)
-        self._transaction.commit(batch.takes, batch.ends)
+        return self._transaction.commit(batch.takes, batch.ends)
 
     def _committed(self, batch: Batch, failure: Exception | None) -> None:
         self._committing = None
-        is_remote = self._transaction and self._transaction.is_remote
-        self._pace.end(self._committer.commit_seconds if is_remote else 0, failed=failure is not None)
+        self._pace.end(self._committer.waited_seconds, failed=failure is not None)
         if failure is None:
             self._succeeded(batch)
         else:

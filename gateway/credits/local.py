@@ -98,6 +98,7 @@ class LocalProvider:
             asyncio.get_running_loop(),
             deadlines,
             timeout_seconds=settings.hold_timeout_seconds,
+            is_remote=database.is_remote,
             on_commit=self.heart.committed,
             on_failure=self.heart.failed,
         )

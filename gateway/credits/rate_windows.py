@@ -61,15 +61,12 @@ class Window:
 class RateWindows:
     """The windows that one transaction is about."""
 
-    def __init__(
-        self, read: Callable[[Sequence[Place]], Sequence[Sequence[Any]]], places: Iterable[Place], now: int
-    ) -> None:
+    def __init__(self, places: Iterable[Place], found: Iterable[Sequence[Any]], now: int) -> None:
         self._now = now
         self._windows = {place: Window(place[2]) for place in places}
         self._changed: dict[Place, Window] = {}
-        if self._windows:
-            for key, name, length_ms, *counts in read(list(self._windows)):
-                self._windows[key, name, length_ms] = Window(length_ms, *counts)
+        for key, name, length_ms, *counts in found:
+            self._windows[key, name, length_ms] = Window(length_ms, *counts)
 
     def take(self, place: Place, limit: int) -> RateLimited | None:
         """Count a call, or say why it is one too many."""

@@ -84,37 +84,37 @@ class Changes:
 
 
 class Store(Protocol):
-    """One connection, for one thread. Every method raises what gateway.database.failure.kind_of understands.
+    """One connection, for one batch at a time. Every method raises what gateway.database.failure.kind_of understands.
 
-    `is_remote`: a commit waits for a server."""
-
-    is_remote: bool
+    SQLite's block and never suspend, so that a thread can bring them to their end without an event loop. PostgreSQL's
+    block nothing and belong to a loop."""
 
     def begin(self, instance: int, *, is_read_only: bool) -> None:
         """`instance`: the number under which this process owns holds."""
 
-    def read(self, wanted: Wanted) -> Found: ...
+    async def read(self, wanted: Wanted) -> Found: ...
 
-    def read_windows(self, places: Sequence[Place]) -> Sequence[Sequence[Any]]: ...
+    async def read_windows(self, places: Sequence[Place]) -> Sequence[Sequence[Any]]: ...
 
-    def read_caps(self, keys: Sequence[int]) -> Sequence[Sequence[Any]]:
+    async def read_caps(self, keys: Sequence[int]) -> Sequence[Sequence[Any]]:
         """The rows of these keys' spend caps, with the columns of cap_counts.COLUMNS."""
 
     def write(self, changes: Changes) -> None: ...
 
-    def commit(self) -> None:
+    async def commit(self) -> None:
         """Durable on return. Where it is not known whether it was, this finds out, however long that takes."""
 
-    def rollback(self) -> None: ...
+    async def rollback(self) -> None: ...
 
     def wait_for_lock(self, milliseconds: int) -> None:
         """How long a transaction may wait for another process's before it fails as busy."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """At once, also where a batch was broken off half-way."""
 
 
 def open_store(database: Database, table: HoldTable, on_unsure: Callable[[], None]) -> Store:
-    """`on_unsure` hears, in the thread that commits, that nobody knows what has become of a commit."""
+    """`on_unsure` hears that nobody knows what has become of the commit under way."""
     from gateway.database.sqlite import SqliteDatabase
 
     if isinstance(database, SqliteDatabase):

@@ -1,7 +1,9 @@
 """The journal's transactions in PostgreSQL: two round trips for a batch, its statements pipelined.
 
-    BEGIN · say which batch it is · lock the keys, in the order of their numbers · end the holds · take numbers   ⇄
-    write holds, entries, keys · COMMIT                                                                         ⇄
+    BEGIN · say which batch it is · lock the keys, in the order of their numbers · end the holds, numbering entries   ⇄
+    write holds, entries, keys · COMMIT                                                                             ⇄
+
+The event loop awaits the answers (pipeline.py). What could block it, connecting, is done in a thread.
 
 Which batch it is, is a counter in the row of this process's instance. It tells what became of a commit whose answer was
 lost: whoever asks waits for the row, and so for the end of that transaction, and finds the number or does not. (What
@@ -11,15 +13,16 @@ given to another.)
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 import psycopg
 
 from gateway.credits import cap_counts
-from gateway.credits.changes_postgres import add_changes
+from gateway.credits.changes_postgres import IS_ONE, add_changes
 from gateway.credits.claims import RECORD
 from gateway.credits.store import (
     ID,
@@ -33,169 +36,213 @@ from gateway.credits.store import (
 )
 from gateway.database.failure import DatabaseFailure, Kind
 from gateway.database.pipeline import Pipeline, Rows
-from gateway.database.postgres import PostgresDatabase, kind_of_postgres, public
+from gateway.database.postgres import PostgresConnection, PostgresDatabase, kind_of_postgres, public
 from gateway.database.postgres_arrays import BYTES, array, arrays, bigints, unnest
+from gateway.database.worker import Worker
 
 BACKOFF_SECONDS = 0.5
 """After a connection that failed, until the next is tried; who asks meanwhile is told at once."""
 ASK_SECONDS = 0.1
 
+_BEGIN = "BEGIN"
+_COMMIT = "COMMIT"
+_ROLLBACK = "ROLLBACK"
+_SAY_WHICH = "UPDATE instances SET batch = $1 WHERE id = $2"
+_FIND_WHICH = "SELECT batch FROM instances WHERE id = $1 FOR UPDATE"
+_PLACE = WINDOW_COLUMNS[:3]
+_WINDOWS = (
+    f"SELECT {', '.join(f'r.{name}' for name in WINDOW_COLUMNS)} FROM {unnest(_PLACE)} JOIN rate_windows r"
+    " ON r.key = t.key AND r.name = t.name AND r.window_ms = t.window_ms"
+)
+_CAPS = f"SELECT {', '.join(cap_counts.COLUMNS)} FROM spend_caps WHERE key = ANY($1::bigint[])"
+
+
+class _Statements:
+    """Those that are about a provider's table of holds."""
+
+    def __init__(self, table: HoldTable) -> None:
+        self.find_keys = f"SELECT id, key FROM {table.name} WHERE {IS_ONE}"
+        self.mark_answered = f"UPDATE {table.name} SET answered = 1 WHERE {IS_ONE} RETURNING id"
+        self.look_at = f"SELECT {', '.join(table.found)} FROM {table.name} WHERE {IS_ONE}"
+        # With the number of its entry. It is behind the lock on the keys: a key's entries are in their order.
+        self.end = f"DELETE FROM {table.name} WHERE {IS_ONE} RETURNING {', '.join(table.ended)}, nextval('entry_ids')"
+        # Behind that lock too, and each statement sees what is committed when it begins: so of two who claim the same,
+        # the second sees what the first has written.
+        self.find_records = (
+            f"SELECT {', '.join(RECORD)}, EXISTS (SELECT 1 FROM {table.name} h WHERE h.id = a.hold)"
+            " FROM answers a WHERE lookup = ANY($1::bytea[])"
+        )
+
 
 class PostgresStore:
-    """Implements Store. Connects when it is needed, and again when the connection has broken."""
-
-    is_remote = True
+    """Implements Store, for the event loop in which it is first used. Connects when it is needed, and again when the
+    connection has broken."""
 
     def __init__(self, database: PostgresDatabase, table: HoldTable, on_unsure: Callable[[], None]) -> None:
         self._database = database
         self._table = table
+        self._statements = _Statements(table)
+        self._connector = Worker("connector")
         self._on_unsure = on_unsure
         self._lock_timeout_ms = 1_000
         self._pipeline: Pipeline | None = None
+        self._is_closed = False
         self._cause = ""
         self._retry_at = 0.0
         self._instance = 0
         self._batch = 0
         self._is_read_only = True
-        self._is_reused = False
         self._changes = Changes()
 
     def begin(self, instance: int, *, is_read_only: bool) -> None:
-        self._is_reused = self._pipeline is not None
-        self._connect().forget()  # what a batch that broke off by a defect of ours has left is not this one's
         self._instance, self._is_read_only, self._changes = instance, is_read_only, Changes()
         if not is_read_only:
             self._batch = max(self._batch + 1, time.time_ns())  # never one that an older process has used
 
-    def read(self, wanted: Wanted) -> Found:
+    async def read(self, wanted: Wanted) -> Found:
+        is_reused = self._pipeline is not None
         try:
-            return self._read(wanted)
+            return await self._read(wanted)
         except DatabaseFailure:
-            if not self._is_reused or self._pipeline is not None:
+            if not is_reused or self._pipeline is not None:
                 raise
         # The connection had broken while nobody used it. Nothing was written.
-        return self._read(wanted)
+        return await self._read(wanted)
 
-    def _read(self, wanted: Wanted) -> Found:
+    async def _read(self, wanted: Wanted) -> Found:
         found = Found()
-        with self._translated() as pipeline:
+        pipeline = await self._connect()
+        with self._translated(pipeline):
             if self._is_read_only:
-                self._add_keys(pipeline, wanted, "")
-                found.keys = _by_number(pipeline.run()[0])
+                self._add_keys(pipeline, wanted, _KEYS)
+                found.keys = _by_number((await pipeline.run())[0])
                 return found
-            pipeline.add("BEGIN")
-            pipeline.add("UPDATE instances SET batch = $1 WHERE id = $2", str(self._batch), str(self._instance))
+            pipeline.add(_BEGIN)
+            pipeline.add(_SAY_WHICH, str(self._batch), str(self._instance))
             if wanted.strays:
-                strays = pipeline.add(f"SELECT id, key FROM {self._table.name} WHERE {_IS_ONE}", bigints(wanted.strays))
-                found.keys_of_strays = dict(pipeline.run()[strays])
+                strays = pipeline.add(self._statements.find_keys, bigints(wanted.strays))
+                found.keys_of_strays = dict((await pipeline.run())[strays])
                 wanted.numbers.update(found.keys_of_strays.values())
-            self._read_locked(pipeline, wanted, found)
+            await self._read_locked(pipeline, wanted, found)
         return found
 
-    def _read_locked(self, pipeline: Pipeline, wanted: Wanted, found: Found) -> None:
-        table = self._table
-        answered = looked_at = ended = numbers = records = None
-        keys = self._add_keys(pipeline, wanted, " ORDER BY id FOR UPDATE")
+    async def _read_locked(self, pipeline: Pipeline, wanted: Wanted, found: Found) -> None:
+        statements = self._statements
+        answered = looked_at = ended = records = None
+        keys = self._add_keys(pipeline, wanted, _LOCKED_KEYS)
         if wanted.answered:
-            update = f"UPDATE {table.name} SET answered = 1 WHERE {_IS_ONE} RETURNING id"
-            answered = pipeline.add(update, bigints(wanted.answered))
+            answered = pipeline.add(statements.mark_answered, bigints(wanted.answered))
         if wanted.looked_at:
-            select = f"SELECT {', '.join(table.found)} FROM {table.name} WHERE {_IS_ONE}"
-            looked_at = pipeline.add(select, bigints(wanted.looked_at))
+            looked_at = pipeline.add(statements.look_at, bigints(wanted.looked_at))
         if wanted.ended:
-            delete = f"DELETE FROM {table.name} WHERE {_IS_ONE} RETURNING {', '.join(table.ended)}"
-            ended = pipeline.add(delete, bigints(wanted.ended))
-            take = "SELECT nextval('entry_ids') FROM generate_series(1, $1::bigint)"
-            numbers = pipeline.add(take, str(len(wanted.ended)))
+            ended = pipeline.add(statements.end, bigints(wanted.ended))
         if wanted.lookups:
-            # Behind the lock on the keys, and each statement sees what is committed when it begins: so of two
-            # who claim the same, the second sees what the first has written.
-            select = (
-                f"SELECT {', '.join(RECORD)}, EXISTS (SELECT 1 FROM {table.name} h WHERE h.id = a.hold)"
-                " FROM answers a WHERE lookup = ANY($1::bytea[])"
-            )
-            records = pipeline.add(select, array(wanted.lookups, BYTES))
-        rows = pipeline.run()
+            records = pipeline.add(statements.find_records, array(wanted.lookups, BYTES))
+        rows = await pipeline.run()
+        found.keys = _by_number(rows[keys])
+        if answered is not None:
+            found.answered = rows[answered]
+        if looked_at is not None:
+            found.looked_at = rows[looked_at]
+        if ended is not None:
+            found.ended = [row[:-1] for row in rows[ended]]
+            found.entry_ids = iter([row[-1] for row in rows[ended]])
+        if records is not None:
+            found.records = rows[records]
 
-        def at(place: int | None) -> Rows:
-            return [] if place is None else rows[place]
-
-        found.keys, found.answered, found.looked_at = _by_number(at(keys)), at(answered), at(looked_at)
-        found.ended, found.records = at(ended), at(records)
-        found.entry_ids = iter([row[0] for row in at(numbers)])
-
-    def read_windows(self, places: Sequence[Place]) -> Sequence[Sequence[Any]]:
-        columns = ", ".join(f"r.{name}" for name in WINDOW_COLUMNS)
-        query = (
-            f"SELECT {columns} FROM {unnest(WINDOW_COLUMNS[:3])} JOIN rate_windows r"
-            " ON r.key = t.key AND r.name = t.name AND r.window_ms = t.window_ms"
-        )
+    async def read_windows(self, places: Sequence[Place]) -> Sequence[Sequence[Any]]:
         flat = [value for place in places for value in place]
-        with self._translated() as pipeline:
-            pipeline.add(query, *arrays(WINDOW_COLUMNS[:3], flat))
-            return pipeline.run()[0]
+        pipeline = self._connected()
+        with self._translated(pipeline):
+            pipeline.add(_WINDOWS, *arrays(_PLACE, flat))
+            return (await pipeline.run())[0]
 
-    def read_caps(self, keys: Sequence[int]) -> Sequence[Sequence[Any]]:
-        with self._translated() as pipeline:
-            query = f"SELECT {', '.join(cap_counts.COLUMNS)} FROM spend_caps WHERE key = ANY($1::bigint[])"
-            pipeline.add(query, bigints(keys))
-            return pipeline.run()[0]
+    async def read_caps(self, keys: Sequence[int]) -> Sequence[Sequence[Any]]:
+        pipeline = self._connected()
+        with self._translated(pipeline):
+            pipeline.add(_CAPS, bigints(keys))
+            return (await pipeline.run())[0]
 
     def write(self, changes: Changes) -> None:
         """With the commit: what is written and COMMIT are sent at once."""
         self._changes = changes
 
-    def commit(self) -> None:
+    async def commit(self) -> None:
         if self._is_read_only:
             return
+        pipeline = self._connected()
         try:
-            with self._translated() as pipeline:
+            with self._translated(pipeline):
                 add_changes(pipeline, self._table, self._changes)
-                pipeline.add("COMMIT")
-                pipeline.run()
+                pipeline.add(_COMMIT)
+                await pipeline.run()
+            return
         except DatabaseFailure as failure:
             if failure.kind is not Kind.away or self._pipeline is not None:
                 raise
-            if not self._find_out():
-                raise
+            lost = failure
+        if not await self._find_out():
+            raise lost
 
-    def rollback(self) -> None:
-        if self._pipeline is not None and not self._is_read_only:
-            try:
-                self._pipeline.connection.execute("ROLLBACK")
-            except psycopg.Error as error:
-                self._give_up(error)
+    async def rollback(self) -> None:
+        pipeline = self._pipeline
+        if pipeline is None:
+            return
+        pipeline.forget()  # what a batch that broke off by a defect of ours has left is not the next one's
+        if self._is_read_only:
+            return
+        pipeline.add(_ROLLBACK)
+        try:
+            await pipeline.run()
+        except psycopg.Error as error:
+            self._give_up(error)
 
     def wait_for_lock(self, milliseconds: int) -> None:
         self._lock_timeout_ms = milliseconds
 
     def close(self) -> None:
+        self._is_closed = True
+        self._connector.close(0)
         if self._pipeline is not None:
-            with suppress(psycopg.Error):
-                self._pipeline.connection.close()
+            self._pipeline.close()
 
     @staticmethod
-    def _add_keys(pipeline: Pipeline, wanted: Wanted, how: str) -> int:
-        which, values = [], []
-        if wanted.numbers or not wanted.hashes:
-            values.append(bigints(list(wanted.numbers)))
-            which.append(f"id = ANY(${len(values)}::bigint[])")
-        if wanted.hashes:
-            values.append(array(list(wanted.hashes), BYTES))
-            which.append(f"key_hash = ANY(${len(values)}::bytea[])")
-        return pipeline.add(f"SELECT {KEY_COLUMNS} FROM keys WHERE {' OR '.join(which)}{how}", *values)
+    def _add_keys(pipeline: Pipeline, wanted: Wanted, queries: tuple[str, str, str]) -> int:
+        by_number, by_hash, by_either = queries
+        numbers, hashes = bigints(list(wanted.numbers)), array(list(wanted.hashes), BYTES)
+        if not wanted.hashes:
+            return pipeline.add(by_number, numbers)
+        return pipeline.add(by_either, numbers, hashes) if wanted.numbers else pipeline.add(by_hash, hashes)
 
     # A connection that comes and goes
 
-    def _connect(self) -> Pipeline:
-        if self._pipeline is None:
-            if time.monotonic() < self._retry_at:
-                raise DatabaseFailure(Kind.away, self._cause)
-            try:
-                self._pipeline = Pipeline(self._database.connect(lock_timeout_ms=self._lock_timeout_ms))
-            except psycopg.Error as error:
-                self._give_up(error)
-                raise DatabaseFailure(Kind.away, self._cause) from error
+    async def _connect(self) -> Pipeline:
+        """For a transaction that begins. One that has begun goes on where it is (`_connected`), or not at all."""
+        pipeline = self._pipeline
+        if pipeline is not None:
+            if pipeline.is_idle:
+                return pipeline
+            self._pipeline = None
+            pipeline.close()
+        if time.monotonic() < self._retry_at:
+            raise DatabaseFailure(Kind.away, self._cause)
+        try:
+            connection = await self._connector.run(self._open)
+        except psycopg.Error as error:
+            self._give_up(error)
+            raise DatabaseFailure(Kind.away, self._cause) from error
+        self._pipeline = pipeline = Pipeline(connection, asyncio.get_running_loop())
+        return pipeline
+
+    def _open(self) -> PostgresConnection:
+        """In the connector's thread: it may take CONNECT_SECONDS, and nobody may be left to want it."""
+        connection = self._database.connect(lock_timeout_ms=self._lock_timeout_ms)
+        if self._is_closed:
+            connection.close()
+        return connection
+
+    def _connected(self) -> Pipeline:
+        assert self._pipeline is not None
         return self._pipeline
 
     def _give_up(self, error: psycopg.Error) -> None:
@@ -203,23 +250,20 @@ class PostgresStore:
         self._cause = public(error)
         self._retry_at = time.monotonic() + (0 if pipeline is not None else BACKOFF_SECONDS)
         if pipeline is not None:
-            with suppress(psycopg.Error):
-                pipeline.connection.close()
+            pipeline.close()
 
     @contextmanager
-    def _translated(self) -> Iterator[Pipeline]:
-        pipeline = self._connect()
+    def _translated(self, pipeline: Pipeline) -> Iterator[None]:
         try:
-            yield pipeline
+            yield
         except (psycopg.Error, UnicodeEncodeError) as error:
-            pipeline.forget()
             is_broken = pipeline.connection.closed
             kind = kind_of_postgres(error, is_broken=is_broken)
             if is_broken and isinstance(error, psycopg.Error):
                 self._give_up(error)
             raise DatabaseFailure(kind, public(error)) from error
 
-    def _find_out(self) -> bool:
+    async def _find_out(self) -> bool:
         """Whether the batch was committed whose answer was lost. Asks until it knows.
 
         An instance without a row was taken for dead: whatever became of the batch, its holds are recovery's.
@@ -227,16 +271,29 @@ class PostgresStore:
         self._on_unsure()
         while True:
             try:
-                with self._translated() as pipeline:
+                pipeline = await self._connect()
+                with self._translated(pipeline):
                     # By itself it is a transaction of its own, so the lock is let go at once.
-                    pipeline.add("SELECT batch FROM instances WHERE id = $1 FOR UPDATE", str(self._instance))
-                    (rows,) = pipeline.run()
+                    pipeline.add(_FIND_WHICH, str(self._instance))
+                    (rows,) = await pipeline.run()
                 return rows == [(self._batch,)]
             except DatabaseFailure:
-                time.sleep(ASK_SECONDS)
+                pass
+            await asyncio.sleep(ASK_SECONDS)
 
 
-_IS_ONE = "id = ANY($1::bigint[])"
+def _keys(how: str) -> tuple[str, str, str]:
+    """The keys by their numbers, by their hashes, by either."""
+    select = f"SELECT {KEY_COLUMNS} FROM keys WHERE"
+    by_number, by_hash = "id = ANY($1::bigint[])", "key_hash = ANY(${}::bytea[])"
+    return (
+        f"{select} {by_number}{how}",
+        f"{select} {by_hash.format(1)}{how}",
+        f"{select} {by_number} OR {by_hash.format(2)}{how}",
+    )
+
+
+_KEYS, _LOCKED_KEYS = _keys(""), _keys(" ORDER BY id FOR UPDATE")
 
 
 def _by_number(rows: Rows) -> dict[int, list[Any]]:

@@ -36,9 +36,7 @@ NEWEST = 12
 
 
 class SqliteStore:
-    """Implements Store."""
-
-    is_remote = False
+    """Implements Store. Nothing here ever suspends."""
 
     def __init__(self, database: SqliteDatabase, table: HoldTable) -> None:
         self._connection = connect_sqlite(database.path, synchronous="NORMAL")
@@ -51,7 +49,7 @@ class SqliteStore:
         self._execute("BEGIN" if is_read_only else "BEGIN IMMEDIATE")
         self._files.check()
 
-    def read(self, wanted: Wanted) -> Found:
+    async def read(self, wanted: Wanted) -> Found:
         found, table = Found(), self._table
         if wanted.strays:
             found.keys_of_strays = dict(self._rows("SELECT id, key FROM {} WHERE id IN ({})", table, wanted.strays))
@@ -75,10 +73,10 @@ class SqliteStore:
             break
         return found
 
-    def read_windows(self, places: Sequence[Place]) -> Sequence[Sequence[Any]]:
+    async def read_windows(self, places: Sequence[Place]) -> Sequence[Sequence[Any]]:
         return self._execute(_sql_windows(len(places)), [value for place in places for value in place]).fetchall()
 
-    def read_caps(self, keys: Sequence[int]) -> Sequence[Sequence[Any]]:
+    async def read_caps(self, keys: Sequence[int]) -> Sequence[Sequence[Any]]:
         return self._execute(_sql_caps(len(keys)), keys).fetchall()
 
     def write(self, changes: Changes) -> None:
@@ -119,10 +117,10 @@ class SqliteStore:
                 claims.done,
             )
 
-    def commit(self) -> None:
+    async def commit(self) -> None:
         self._execute("COMMIT")
 
-    def rollback(self) -> None:
+    async def rollback(self) -> None:
         if self._connection.in_transaction:
             self._execute("ROLLBACK")
 

@@ -21,7 +21,12 @@ class DatabaseError(Exception):
 
 
 class Database(ABC):
-    """One database, shared by processes. `work` is a function of nothing but its connection: it may be run again."""
+    """One database, shared by processes. `work` is a function of nothing but its connection: it may be run again.
+
+    `is_remote`: a commit waits for a server.
+    """
+
+    is_remote: bool
 
     @abstractmethod
     async def transaction(self, work: Callable[[Connection], Result]) -> Result:

@@ -74,6 +74,8 @@ class PostgresConnection(psycopg.Connection[Any]):
 class PostgresDatabase(Database):
     """A server, and the threads that speak to it for everything but spending. `parameters` are libpq's."""
 
+    is_remote = True
+
     def __init__(self, parameters: dict[str, Any], engine: Engine) -> None:
         self._parameters = parameters
         self._engine = engine
@@ -92,7 +94,7 @@ class PostgresDatabase(Database):
         return await self._run(self._statements, work)
 
     def connect(self, *, lock_timeout_ms: int) -> PostgresConnection:
-        """A plain driver connection, for the journal. Raises psycopg.Error."""
+        """A plain driver connection, for the journal. Blocks. Raises psycopg.Error."""
         return connect(self._parameters, lock_timeout_ms)
 
     def close(self) -> None:

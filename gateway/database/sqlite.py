@@ -42,6 +42,8 @@ class SqliteDatabase(Database):
     One thread: SQLite takes one writer at a time anyway, and what waits here is rare (keys, grants, history).
     """
 
+    is_remote = False
+
     def __init__(self, path: Path, engine: Engine) -> None:
         self.path = path
         self.files = OpenFiles(path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
+import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -110,6 +111,14 @@ async def until(condition: Callable[[], bool], *, seconds: float = 30) -> None:
     while not condition():
         assert loop.time() < end, "waited too long"
         await asyncio.sleep(0.01)
+
+
+async def pass_when(event: threading.Event) -> None:
+    """Where a commit is to stop: it blocks the journal's thread, and on the loop it is suspended."""
+    if threading.current_thread().name == "journal":
+        assert event.wait(30)
+    else:
+        await until(event.is_set)
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from gateway.credits.ledger import now_ms
 from gateway.credits.provider import HoldLost, Policy, RateLimit
 from gateway.errors import CreditsUnavailable, Forbidden, InvalidKey, KeyDisabled, KeyExpired, OutOfCredits, RateLimited
 from tests.credits.claiming import KEEPERS, ask, claim, ledger_of, records_of, take
-from tests.credits.conftest import Ledger, until
+from tests.credits.conftest import Ledger, pass_when, until
 from tests.credits.unkey.harness import UnkeyLedger
 
 CROWD = 200 if os.environ.get("TORTURE") else 25
@@ -172,11 +172,11 @@ def test_ends_and_repeats_in_one_commit_know_of_each_other(ledger, run, monkeypa
             entered, go_on = threading.Event(), threading.Event()
             commit, sizes = Transaction.commit, []
 
-            def commit_later(self, takes, ends):
+            async def commit_later(self, takes, ends):
                 entered.set()
-                assert go_on.wait(30)
+                await pass_when(go_on)
                 sizes.append((len(takes), len(ends)))
-                commit(self, takes, ends)
+                await commit(self, takes, ends)
 
             monkeypatch.setattr(Transaction, "commit", commit_later)
             busy = asyncio.ensure_future(take(provider, secret, None, cost=1))

@@ -3,22 +3,38 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import pytest
 
-from gateway.credits.committer import PATIENCE_SECONDS, Committer
+from gateway.credits.committer import PATIENCE_SECONDS, LoopCommitter, ThreadCommitter, finish
 from gateway.credits.pending import Batch
 from tests.credits.conftest import until
 
 Told = list[tuple[Batch, Exception | None]]
 
 
-def committing(work: Callable[[Batch], None]) -> tuple[Committer, Told]:
+def committing(work: Callable[[Batch], None]) -> tuple[ThreadCommitter, Told]:
     told: Told = []
-    committer = Committer(work, asyncio.get_running_loop(), lambda batch, failure: told.append((batch, failure)))
+
+    async def commit(batch: Batch) -> None:
+        work(batch)
+
+    committer = ThreadCommitter(commit, asyncio.get_running_loop(), lambda *those: told.append(those))
+    committer.start()
+    return committer, told
+
+
+def awaiting(work: Callable[[], Awaitable[object]]) -> tuple[LoopCommitter, Told]:
+    told: Told = []
+
+    async def commit(_: Batch) -> None:
+        await work()
+
+    committer = LoopCommitter(commit, asyncio.get_running_loop(), lambda *those: told.append(those))
     committer.start()
     return committer, told
 
@@ -89,3 +105,78 @@ def test_what_a_commit_raised_is_told(run, monkeypatch, patience):
         assert await committer.stop(5)
 
     run(main())
+
+
+def test_what_suspends_where_there_is_no_loop_is_a_defect_that_is_told(run):
+    async def main():
+        committer = ThreadCommitter(lambda _: asyncio.sleep(1), asyncio.get_running_loop(), lambda *those: None)
+        with pytest.raises(RuntimeError, match="it suspends"):
+            finish(committer._commit(Batch()))
+        told = []
+        committer._told = lambda *those: told.append(those)
+        committer.start()
+        batch = Batch()
+        committer.commit(batch)
+        await until(lambda: bool(told))
+        assert told[0][0] is batch
+        assert isinstance(told[0][1], RuntimeError)
+        assert await committer.stop(5)
+
+    run(main())
+
+
+def test_a_commit_that_waits_for_a_server_is_told_with_what_it_raised_and_how_long_it_took(run):
+    async def main():
+        gate = asyncio.Event()
+        error = ValueError("no")
+
+        async def fail():
+            await gate.wait()
+            await asyncio.sleep(0.02)
+            raise error
+
+        committer, told = awaiting(fail)
+        first, second = Batch(), Batch()
+        committer.commit_at_once(first)
+        await asyncio.sleep(0.01)
+        assert told == []
+        gate.set()
+        await until(lambda: told == [(first, error)])
+        assert committer.waited_seconds >= 0.02
+        committer.commit(second)
+        await until(lambda: told == [(first, error), (second, error)])
+        assert await committer.stop(5)
+
+    run(main())
+
+
+def test_stopping_waits_for_the_commit_under_way_and_begins_no_other(run):
+    async def main():
+        committer, told = awaiting(lambda: asyncio.sleep(0.1))
+        assert await committer.stop(0), "nothing was under way"
+        committer, told = awaiting(lambda: asyncio.sleep(0.1))
+        first = Batch()
+        committer.commit(first)
+        assert await committer.stop(10)
+        assert told == [(first, None)]
+        committer.commit(Batch())
+        await asyncio.sleep(0.2)
+        assert told == [(first, None)]
+
+    run(main())
+
+
+def test_stopping_leaves_behind_what_hangs_and_nothing_is_heard_of_it(run, caplog):
+    async def main():
+        loop = asyncio.get_running_loop()
+        committer, told = awaiting(loop.create_future)
+        committer.commit(Batch())
+        began = loop.time()
+        assert not await committer.stop(0.05)
+        assert loop.time() - began < 5
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+        return told
+
+    assert run(main()) == []
+    gc.collect()
+    assert caplog.records == []

@@ -15,7 +15,10 @@ from gateway.deadlines import NEVER
 from gateway.errors import CreditsUnavailable
 from tests.credits.conftest import locked, until
 
+BOTH = pytest.mark.parametrize("ledger", ["sqlite", "postgresql"], indirect=True)
 
+
+@BOTH
 def test_a_caller_cancelled_while_its_hold_is_written_leaves_nothing_held(ledger, run):
     async def main():
         async with ledger.provider() as provider:
@@ -39,6 +42,7 @@ def test_a_caller_cancelled_while_its_hold_is_written_leaves_nothing_held(ledger
     run(main())
 
 
+@BOTH
 def test_a_caller_cancelled_in_the_very_turn_in_which_its_hold_arrives_leaves_nothing_held(ledger, run):
     async def main():
         async with ledger.provider() as provider:
@@ -76,6 +80,7 @@ def test_calls_that_come_together_share_their_commits(ledger, run, monkeypatch, 
     run(main())
 
 
+@BOTH
 def test_cancelling_the_wait_for_a_settlement_does_not_undo_it(ledger, run):
     async def main():
         async with ledger.provider() as provider:
@@ -130,7 +135,7 @@ def test_a_failed_commit_refuses_its_holds_and_repeats_its_ends(ledger, run, mon
             hold = await provider.hold(secret.encode(), 4, "/x", "r1")
             working = Transaction.commit
 
-            def fail(*_args):
+            async def fail(*_args):
                 raise sqlite3.OperationalError("database or disk is full")
 
             monkeypatch.setattr(Transaction, "commit", fail)
@@ -146,6 +151,7 @@ def test_a_failed_commit_refuses_its_holds_and_repeats_its_ends(ledger, run, mon
     run(main())
 
 
+@BOTH
 def test_closing_commits_what_is_queued(ledger, run):
     async def main():
         async with ledger.provider() as provider:
@@ -238,9 +244,9 @@ def test_a_commit_that_hangs_does_not_stop_the_loop(ledger, run, monkeypatch):
     released = threading.Event()
     working = Transaction.commit
 
-    def hang(self, *args):
+    async def hang(self, *args):
         released.wait(60)
-        working(self, *args)
+        await working(self, *args)
 
     async def main():
         async with ledger.provider(hold_timeout_seconds=0.3) as provider:
@@ -259,8 +265,9 @@ def test_a_commit_that_hangs_does_not_stop_the_loop(ledger, run, monkeypatch):
 
 
 @pytest.mark.pure
+@pytest.mark.parametrize("ledger", ["postgresql"], indirect=True)
 def test_who_ends_a_hold_is_told_in_time_though_nobody_knows_yet_what_became_of_its_commit(ledger, run, monkeypatch):
-    lost, found_out = threading.Event(), threading.Event()
+    lost, found_out = asyncio.Event(), asyncio.Event()
     working = Transaction.commit
 
     async def main():
@@ -268,11 +275,11 @@ def test_who_ends_a_hold_is_told_in_time_though_nobody_knows_yet_what_became_of_
             secret, key = await provider.create("u", credits=10)
             hold = await provider.hold(secret.encode(), 4, "/x", "r1")
 
-            def lose_the_answer(self, *batch):
-                lost.wait(60)
+            async def lose_the_answer(self, *batch):
+                await lost.wait()
                 provider.journal.unsure()
-                found_out.wait(60)
-                working(self, *batch)
+                await found_out.wait()
+                await working(self, *batch)
 
             monkeypatch.setattr(Transaction, "commit", lose_the_answer)
             settling = provider.settle(hold, 3)  # alone: nothing else in the batch has a deadline
@@ -313,7 +320,7 @@ def test_nobody_is_given_up_before_its_time_nor_a_tick_after_it(ledger, run):
 def test_items_tried_one_by_one_wait_no_longer_than_others(ledger, run, monkeypatch):
     calls = []
 
-    def refuse_then_lock(_self, *batch):
+    async def refuse_then_lock(_self, *batch):
         calls.append(batch)
         if len(calls) == 1:
             raise sqlite3.IntegrityError("one of these is at fault")
@@ -346,9 +353,9 @@ def test_closing_is_bounded_while_a_commit_hangs_and_does_not_sign_off(ledger, r
     released = threading.Event()
     working = Transaction.commit
 
-    def hang(self, *batch):
+    async def hang(self, *batch):
         released.wait(60)
-        working(self, *batch)
+        await working(self, *batch)
 
     async def main():
         async with ledger.provider() as provider:

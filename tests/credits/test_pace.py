@@ -68,8 +68,11 @@ class Slow:
     def wait_for_lock(self, milliseconds):
         pass
 
-    def commit(self, takes, ends):
-        time.sleep(0.01)
+    async def commit(self, takes, ends):
+        if self.is_remote:
+            await asyncio.sleep(0.01)
+        else:
+            time.sleep(0.01)
 
     def close(self):
         pass
@@ -80,7 +83,8 @@ class Slow:
 def test_only_where_commits_wait_for_a_server_does_more_wait_for_slow_ones(run, is_remote, is_more):
     async def main():
         loop = asyncio.get_running_loop()
-        journal = Journal(lambda: Slow(is_remote=is_remote), loop, Deadlines(loop), timeout_seconds=60)
+        slow = Slow(is_remote=is_remote)
+        journal = Journal(lambda: slow, loop, Deadlines(loop), timeout_seconds=60, is_remote=is_remote)
         journal.open()
         for _ in range(5):
             journal.take(bytes(32), 1, "/x", "r", NO_POLICY)

@@ -12,6 +12,7 @@ from sqlalchemy import event
 
 from gateway.credits import store_postgres
 from gateway.credits.provider import Hold
+from gateway.credits.store_postgres import PostgresStore
 from gateway.database.pipeline import Pipeline
 from gateway.errors import CreditsUnavailable, GatewayError
 from tests.credits.conftest import Ledger, until
@@ -72,17 +73,18 @@ def test_a_server_that_dies_under_load_loses_no_credit_and_charges_no_call_that_
     run(main())
 
 
+@pytest.mark.pure
 @pytest.mark.parametrize("is_done", [True, False])
 def test_a_commit_whose_answer_is_lost_is_found_out_and_counts_once(ledger, run, monkeypatch, is_done):
     run_all = Pipeline.run
 
-    def hang_up(pipeline):
+    async def hang_up(pipeline):
         if pipeline._added[-1][0] != "COMMIT":
-            return run_all(pipeline)
+            return await run_all(pipeline)
         monkeypatch.setattr(Pipeline, "run", run_all)
         if is_done:
-            run_all(pipeline)
-        pipeline.connection.pgconn.finish()
+            await run_all(pipeline)
+        pipeline.close()
         raise psycopg.OperationalError("the connection is gone")
 
     async def main():
@@ -109,6 +111,7 @@ def test_a_commit_whose_answer_is_lost_is_found_out_and_counts_once(ledger, run,
     run(main())
 
 
+@pytest.mark.pure
 def test_a_batch_that_breaks_off_half_written_leaves_nothing_to_be_sent_with_the_next(ledger, run, monkeypatch):
     add_changes = store_postgres.add_changes
 
@@ -117,15 +120,77 @@ def test_a_batch_that_breaks_off_half_written_leaves_nothing_to_be_sent_with_the
         add_changes(pipeline, table, changes)
         raise TypeError("a defect")
 
+    run_all, sent = Pipeline.run, []
+
+    async def watch(pipeline):
+        sent.append([statement for statement, _ in pipeline._added])
+        return await run_all(pipeline)
+
     async def main():
         async with ledger.provider() as provider:
             secret, key = await provider.create("u", credits=10)
             monkeypatch.setattr(store_postgres, "add_changes", break_off)
+            monkeypatch.setattr(Pipeline, "run", watch)
             with pytest.raises(CreditsUnavailable):
                 await provider.hold(secret.encode(), 4, "/x", "r1")
+            assert sent[1:] == [["ROLLBACK"]]
             await provider.settle(await provider.hold(secret.encode(), 3, "/x", "r2"), 3)
             balance = await provider.balance(key.key_id)
             assert (balance.available, balance.held) == (7, 0)
+        ledger.audit()
+
+    run(main())
+
+
+@pytest.mark.pure
+def test_a_batch_that_breaks_off_behind_its_first_half_undoes_it(ledger, run, monkeypatch):
+    """That had deleted the hold that was to end."""
+    add_changes = store_postgres.add_changes
+
+    def break_off(*_):
+        monkeypatch.setattr(store_postgres, "add_changes", add_changes)
+        raise TypeError("a defect")
+
+    async def main():
+        async with ledger.provider() as provider:
+            secret, key = await provider.create("u", credits=10)
+            hold = await provider.hold(secret.encode(), 4, "/x", "r1")
+            monkeypatch.setattr(store_postgres, "add_changes", break_off)
+            with pytest.raises(CreditsUnavailable):
+                await provider.settle(hold, 4)
+            await provider.settle(await provider.hold(secret.encode(), 3, "/x", "r2"), 3)
+            ledger.audit()
+            await until(lambda: not ledger.open_holds())
+            assert [(e.amount, e.request_id) for e in await provider.history(key.key_id) if e.kind == "spend"] == [
+                (0, "r1"),
+                (-3, "r2"),
+            ]
+        ledger.audit()
+
+    run(main())
+
+
+@pytest.mark.pure
+def test_a_batch_whose_connection_breaks_between_its_halves_does_not_go_on_with_another(ledger, run, monkeypatch):
+    """Where nothing is locked, and no transaction has begun."""
+    write = PostgresStore.write
+
+    def break_before(store, changes):
+        monkeypatch.setattr(PostgresStore, "write", write)
+        store._pipeline.close()
+        write(store, changes)
+
+    async def main():
+        async with ledger.provider() as provider:
+            secret, key = await provider.create("u", credits=10)
+            hold = await provider.hold(secret.encode(), 4, "/x", "r1")
+            monkeypatch.setattr(PostgresStore, "write", break_before)
+            with pytest.raises(CreditsUnavailable):
+                await provider.hold(secret.encode(), 1, "/x", "r2")
+            assert ledger.open_holds() == 1
+            monkeypatch.setattr(PostgresStore, "write", break_before)
+            await provider.settle(hold, 3)
+            assert (await provider.balance(key.key_id)).available == 7
         ledger.audit()
 
     run(main())

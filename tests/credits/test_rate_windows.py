@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from gateway.credits import ledger
 from gateway.credits.batch import HOLDS, Take, Transaction
+from gateway.credits.committer import finish
 from gateway.credits.provider import NO_POLICY, Hold, Policy, RateLimit
 from gateway.credits.rate_windows import PRUNE_MAX, delete_stale, find_stale
 from gateway.credits.store import open_store
@@ -49,7 +50,7 @@ class Processes:
             Take(None, sha256(SECRETS[key].encode()).digest(), cost, route, "r", 0.0, policy)
             for key, route, policy, cost in asked
         ]
-        self.transactions[process].commit(takes, [])
+        finish(self.transactions[process].commit(takes, []))
         return [take.outcome for take in takes]
 
     def rows(self):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import threading
+import time
 
 import psycopg
 import pytest
+import uvloop
 from psycopg import errors
 
 from gateway.database.pipeline import Pipeline
@@ -22,9 +25,28 @@ def connection(postgres):
     opened.close()
 
 
-@pytest.fixture
-def pipeline(connection) -> Pipeline:
-    return Pipeline(connection)
+class Driven:
+    """A pipeline with an event loop of its own, which runs while there is something to wait for."""
+
+    def __init__(self, connection, loop) -> None:
+        self.loop = loop
+        self.pipeline = Pipeline(connection, loop)
+        self.add, self.forget = self.pipeline.add, self.pipeline.forget
+
+    def run(self):
+        return self.loop.run_until_complete(self.pipeline.run())
+
+    def serve(self, seconds):
+        self.loop.run_until_complete(asyncio.sleep(seconds))
+
+
+@pytest.fixture(params=[uvloop.new_event_loop, asyncio.new_event_loop], ids=["uvloop", "asyncio"])
+def pipeline(connection, request):
+    loop = request.param()
+    driven = Driven(connection, loop)
+    yield driven
+    driven.pipeline.close()
+    loop.close()
 
 
 def test_each_statement_finds_its_rows_in_its_place_however_often_it_is_run(pipeline):
@@ -145,15 +167,105 @@ def test_a_connection_that_is_ended_by_the_server_is_told_and_not_waited_for(pos
         pipeline.run()
 
 
-def test_a_run_that_is_broken_off_leaves_no_results_for_the_next(connection, pipeline, monkeypatch):
-    def stop(_):
-        raise KeyboardInterrupt
+@pytest.mark.parametrize("is_late", [False, True], ids=["before-its-answer", "with-its-answer"])
+def test_a_run_that_is_broken_off_leaves_no_results_for_the_next(pipeline, is_late):
+    async def main():
+        running = asyncio.ensure_future(pipeline.pipeline.run())
+        await asyncio.sleep(0)
+        while is_late and not pipeline.pipeline._answer.done():
+            await asyncio.sleep(0)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
 
     pipeline.add("SELECT 1")
-    with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "_wait", stop)
-        with pytest.raises(KeyboardInterrupt):
-            pipeline.run()
+    pipeline.loop.run_until_complete(main())
+    assert not pipeline.pipeline.is_idle
     pipeline.add("SELECT 2")
     with pytest.raises(psycopg.OperationalError):
         pipeline.run()
+
+
+def test_an_answer_that_came_in_time_counts_however_late_the_loop_comes_to_it(connection, pipeline):
+    connection.answer_seconds = 0.2
+
+    async def main():
+        pipeline.add("SELECT 1")
+        running = asyncio.ensure_future(pipeline.pipeline.run())
+        await asyncio.sleep(0)
+        time.sleep(0.5)
+        assert await running == [[(1,)]]
+
+    pipeline.loop.run_until_complete(main())
+
+
+def test_while_the_server_is_at_it_the_loop_serves_others(pipeline):
+    turns = 0
+
+    async def serve():
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0.001)
+            turns += 1
+
+    async def main():
+        others = asyncio.ensure_future(serve())
+        pipeline.add("SELECT pg_sleep(0.3)")
+        await pipeline.pipeline.run()
+        others.cancel()
+
+    pipeline.loop.run_until_complete(main())
+    assert turns > 20
+
+
+def test_while_the_server_does_not_read_the_loop_serves_others_and_then_all_is_sent(connection, pipeline):
+    process = connection.info.backend_pid
+    large = "x" * 3_000_000
+    connection.answer_seconds = 60
+
+    async def main():
+        for _ in range(8):
+            pipeline.add("SELECT length($1::text)", large)
+        running = asyncio.ensure_future(pipeline.pipeline.run())
+        await asyncio.sleep(0.2)
+        assert not running.done()
+        os.kill(process, signal.SIGCONT)
+        async with asyncio.timeout(30):
+            assert await running == [[(len(large),)]] * 8
+
+    os.kill(process, signal.SIGSTOP)
+    try:
+        pipeline.loop.run_until_complete(main())
+    finally:
+        os.kill(process, signal.SIGCONT)
+    pipeline.add("SELECT 1")
+    assert pipeline.run() == [[(1,)]]
+    assert not pipeline.loop.remove_writer(pipeline.pipeline._socket), "it is called for ever"
+
+
+def test_a_connection_that_breaks_while_nobody_uses_it_is_let_go_of(postgres, connection, pipeline):
+    """Before its socket is closed: the loop would go on watching whatever gets that number."""
+    assert pipeline.pipeline.is_idle
+    with connect(read_parameters(postgres.create()), lock_timeout_ms=500) as other:
+        other.execute("SELECT pg_terminate_backend(%s, 5000)", (connection.info.backend_pid,))
+    socket = connection.fileno()
+    pipeline.serve(0.1)
+    assert not pipeline.pipeline.is_idle
+    assert connection.closed
+    assert not pipeline.loop.remove_reader(socket)
+
+
+def test_a_number_of_a_socket_can_be_used_again_at_once(postgres, connection, pipeline):
+    socket = connection.fileno()
+    pipeline.add("SELECT 1")
+    pipeline.run()
+    pipeline.pipeline.close()
+    with connect(read_parameters(postgres.create()), lock_timeout_ms=500) as other:
+        assert other.fileno() == socket
+        second = Driven(other, pipeline.loop)
+        second.add("SELECT 2")
+        assert second.run() == [[(2,)]]
+        pipeline.pipeline.close()  # the first again
+        second.add("SELECT 3")
+        assert second.run() == [[(3,)]]
+        second.pipeline.close()

@@ -19,6 +19,7 @@ from gateway.billing.outbox import Outbox
 from gateway.credits import answers, capping, ledger, sales
 from gateway.credits.batch import HOLDS, End, Take, Transaction
 from gateway.credits.claims import Claim
+from gateway.credits.committer import finish
 from gateway.credits.periods import month_of
 from gateway.credits.store_sqlite import SqliteStore
 from gateway.credits.unkey import adoption
@@ -189,9 +190,9 @@ def test_no_call_reads_a_table_that_grows(books):
         Take(None, sha256(b"%d" % n).digest(), 2, "/v1/personas", f"r{n}", 0.0, claim=Claim(b"%d" % n, b"", 1))
         for n in (1, 4, 5)
     ]
-    transaction.commit(takes, [])
+    finish(transaction.commit(takes, []))
     takes[-1].claim.is_void = True
-    transaction.commit([], [End(None, take.outcome, 1, None, 0.0, claim=take.claim) for take in takes])
+    finish(transaction.commit([], [End(None, take.outcome, 1, None, 0.0, claim=take.claim) for take in takes]))
     transaction.close()
     database.close()
     found = plans(books, statements)

@@ -16,7 +16,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from gateway.credits.batch import End, Take, Transaction, claims_of, first_of_each, mark_lost
+from gateway.credits.batch import End, Take, Transaction, capped_of, claims_of, first_of_each, mark_lost
+from gateway.credits.cap_counts import CapCounts
 from gateway.credits.store import (
     BALANCE,
     ENABLED,
@@ -47,7 +48,7 @@ HOLDS = HoldTable(
 class UnkeyTransaction(Transaction):
     """Commits UnkeyTakes and the ends of UnkeyHolds."""
 
-    def _write(self, takes: Sequence[Take], ends: Sequence[End]) -> None:
+    async def _write(self, takes: Sequence[Take], ends: Sequence[End]) -> None:
         now, changes = self._now_ms(), Changes()
         notes = [end for end in ends if end.kept is None]
         final = first_of_each(ends) if len(ends) > 1 else {end.hold.id: end for end in ends if end.kept is not None}
@@ -62,8 +63,10 @@ class UnkeyTransaction(Transaction):
         wanted.looked_at, wanted.ended = list({end.hold.id for end in notes}), list(final)
         wanted.strays = list(strays)
         wanted.lookups = [take.claim.lookup for take in takes if take.claim is not None]
-        found = self._store.read(wanted)
-        changes.caps = self._count_caps(found.keys, takes, ends, now)
+        found = await self._store.read(wanted)
+        capped = capped_of(found.keys, takes, ends)
+        if capped:
+            changes.caps = CapCounts(await self._store.read_caps(capped), now)
         for hold_id, key in found.keys_of_strays.items():
             strays[hold_id].key = key
         if notes:

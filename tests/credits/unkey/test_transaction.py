@@ -18,10 +18,10 @@ def ledger(request, database_of):
     return UnkeyLedger(database_of(request.param))
 
 
-def commit(provider, *ends):
+async def commit(provider, *ends):
     transaction = provider.journal._open_transaction()
     try:
-        transaction.commit([], list(ends))
+        await transaction.commit([], list(ends))
     finally:
         transaction.close()
 
@@ -35,7 +35,7 @@ def test_a_note_and_the_end_of_a_hold_in_one_batch_leave_nothing_held(ledger, ru
             secret, key = await provider.create("u", credits=100)
             taken = await provider.hold(secret.encode(), 7, "/x", "r1")
             both = [note(None, taken, None, None, 0), End(None, taken, kept, None, 0)]
-            commit(provider, *(both if first == "note" else reversed(both)))
+            await commit(provider, *(both if first == "note" else reversed(both)))
             assert [end.lost for end in both] == [None, None]
             assert ledger.rows("SELECT balance, held FROM keys") == [(7 - kept, 0)]
             assert ledger.open_holds() == 0
@@ -54,12 +54,12 @@ def test_who_marks_a_hold_answered_hears_that_it_is_lost_whatever_is_beside_it(l
             secret, _ = await provider.create("u", credits=100)
             taken = await provider.hold(secret.encode(), 7, "/x", "r1")
             if beside != "recovery":
-                commit(provider, End(None, taken, 0, "gateway died", 0))
+                await commit(provider, End(None, taken, 0, "gateway died", 0))
             mark = End(None, taken, None, None, 0)
             if beside == "confirmation":
-                commit(provider, mark, Confirm(None, taken, None, None, 0))
+                await commit(provider, mark, Confirm(None, taken, None, None, 0))
             else:
-                commit(provider, mark, End(None, taken, 0, "gateway died", 0, is_orphan=beside == "recovery"))
+                await commit(provider, mark, End(None, taken, 0, "gateway died", 0, is_orphan=beside == "recovery"))
             assert type(mark.lost) is HoldLost
             assert ledger.rows("SELECT held FROM keys") == [(0,)]
 
@@ -75,16 +75,16 @@ def test_recovery_that_looked_before_a_hold_had_its_key_looks_again(ledger, run,
         async with ledger.provider() as provider:
             key_id, secret = ledger.server.create_key(**({} if credits is None else {"credits": credits}))
             taken = await provider.hold(secret.encode(), 7, "/x", "r1")
-            commit(provider, Confirm(None, taken, None, None, 0))
+            await commit(provider, Confirm(None, taken, None, None, 0))
             orphan = UnkeyHold(taken.id, 0, "", "", 7, taken.key_hash)
             transaction = provider.journal._open_transaction()
             read = transaction._store.read
             transaction._store.read = lambda wanted: read(dataclasses.replace(wanted, strays=()))
             with pytest.raises(DatabaseFailure):
-                transaction.commit([], [End(None, orphan, 0, "gateway died", 0, is_orphan=True)])
+                await transaction.commit([], [End(None, orphan, 0, "gateway died", 0, is_orphan=True)])
             transaction.close()
             assert ledger.open_holds() == 1
-            commit(provider, End(None, orphan, 0, "gateway died", 0, is_orphan=True))
+            await commit(provider, End(None, orphan, 0, "gateway died", 0, is_orphan=True))
             assert ledger.open_holds() == 0
             assert (await provider.balance(key_id)).available == credits
         ledger.audit({})
