@@ -9,11 +9,12 @@ the journal as it says it is at its best with. (Who waits for its upstream is no
 the process's best whatever that is, and nothing has to be tuned. Where the journal stands still, the database is at
 fault and not the crowd: then all are let in, and the journal tells them.
 
-*Who next?* The oldest: a crowd is served in its order. But when the queue grows, and somebody has waited for
-FIFO_SECONDS, the newest: who has waited for longer is late already, and would make late whoever comes after (adaptive
-LIFO). So whoever is served is served soon from the first moment of an overload on, long before it is known to be one.
-The same where a queue neither grows nor shrinks, if to go through it takes longer than CROWD_SECONDS: callers who ask
-again at once are a queue of constant length, and nobody of them is to be left behind while it is short.
+*Who next?* The oldest: a crowd is served in its order. But while the queue grows, the newest: who has waited for longer
+is late already, and would make late whoever comes after (adaptive LIFO). So whoever is served is served soon from the
+first moment of an overload on, long before it is known to be one. The same where the queue does not shrink and to go
+through it takes longer than CROWD_SECONDS. (Callers who ask again at once are a queue that stays as it is: the newest
+first would serve some of them again and again and never the others.) A queue grows if more have come than were let in,
+by more than come and go in a jerk, and in the last two windows too: a crowd that came at once is one that only grew.
 
 *Who is refused?* Nobody of a burst, for its end is near, unless there was an overload a moment ago. But when somebody
 has waited for STAND_SECONDS, and the queue would not be gone before he has waited for WAIT_MAX_SECONDS at the rate at
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Collection
 
-FIFO_SECONDS = 0.01
 CROWD_SECONDS = 0.075
 STAND_SECONDS = 0.5
 """How long a burst may last. On the way into an overload, this is how late the first of those too many are told."""
@@ -45,11 +45,8 @@ WINDOW_SECONDS = 0.01
 """How often the queue is judged. Of those who come in the first one, too many are served late."""
 MEMORY = 0.9
 """How much of what came before counts on, a window later: load comes in jerks."""
-GROWING = 0.08
-"""A queue grows if more come than are let in, by this share of them and by more than come and go in a jerk, and did in
-the last window too: a crowd that came at once only has grown."""
 SHRINKING = 0.05
-"""It shrinks if fewer come than are let in, by this share of them."""
+"""A queue shrinks if fewer come than are let in, by this share of them."""
 PATIENCE_SECONDS = 0.05
 """How long a request waits for room, under overload, before it is refused: what comes at the same moment is not yet too
 much."""
@@ -127,7 +124,7 @@ class Intake:
         self._begun = 0
         self._held: deque[tuple[float, Caller]] = deque()
         self._condemned: deque[Caller] = deque()
-        self._is_called = self._is_looking = self._is_growing = self._is_newest_first = False
+        self._is_looking = self._is_growing = self._is_newest_first = False
         self._window_began = 0.0
         self._came = self._let_in = self._gone_before = 0
         self._gone_sum = self._let_in_sum = self._seconds_sum = 0.0
@@ -159,8 +156,7 @@ class Intake:
 
     def on_room(self) -> None:
         """The journal has got through something: who waits is let in behind those who go on for it."""
-        if self._held and not self._is_called:
-            self._is_called = True
+        if self._held:
             self._loop.call_soon(self._admit_called)
 
     def _has_room(self) -> bool:
@@ -178,10 +174,9 @@ class Intake:
         self._begun = 0
 
     def _admit_called(self) -> None:
-        self._is_called = False
         now = self._clock()
         self._condemn_late(now)
-        self._admit_held(now)
+        self._admit_held()
 
     # --- at the door ------------------------------------------------------------------------------------------------
 
@@ -191,7 +186,7 @@ class Intake:
             if now - self._window_began >= WINDOW_SECONDS:
                 self._judge(now)
             self._condemn_late(now)
-            self._admit_held(now)
+            self._admit_held()
             self._refuse_condemned(now)
         finally:
             # Whatever happens: nobody else lets in those who wait here.
@@ -212,7 +207,7 @@ class Intake:
         self._seconds_sum = self._seconds_sum * MEMORY + now - self._window_began
         if gone + self._gone_before >= 0:
             self._is_growing = False
-        elif -self._gone_sum > max(GROWING * self._let_in_sum, self.backlog.full_at):
+        elif -self._gone_sum > self.backlog.full_at:
             self._is_growing = True
         is_crowd = len(held) * self._seconds_sum > CROWD_SECONDS * self._let_in_sum
         self._is_newest_first = self._is_growing or (is_crowd and self._gone_sum < SHRINKING * self._let_in_sum)
@@ -233,13 +228,12 @@ class Intake:
         while held and held[0][0] < late:
             self._condemned.append(held.popleft()[1])
 
-    def _admit_held(self, now: float) -> None:
+    def _admit_held(self) -> None:
         """Let in as many as there is room for, but not all at once: who begins together comes back together, and
         meanwhile there is room for nobody."""
         held, together_max = self._held, self.backlog.full_at // 2
         while held and self._begun < together_max:
-            is_newest_first = self.is_overloaded or (self._is_newest_first and held[0][0] < now - FIFO_SECONDS)
-            end = -1 if is_newest_first else 0
+            end = -1 if self.is_overloaded or self._is_newest_first else 0
             caller = held[end][1]
             if caller.leaving:
                 del held[end]

@@ -11,8 +11,8 @@ import pytest
 
 from gateway.credits.pace import FULL_AT
 from gateway.server.intake import (
+    ALLOWANCE_MAX_SECONDS,
     CROWD_SECONDS,
-    FIFO_SECONDS,
     LOOK_SECONDS,
     PATIENCE_SECONDS,
     REFUSAL_SHARE,
@@ -292,8 +292,10 @@ def test_who_left_takes_no_room_and_a_defect_that_one_brings_to_light_stops_nobo
     assert process.door.admits()
 
 
-def test_a_short_queue_is_served_in_its_order(process):
-    callers = [Caller(process) for _ in range(int(CAPACITY * FIFO_SECONDS))]
+def test_a_short_queue_is_served_in_its_order_whatever_was_before(process):
+    come(process, 3 * CAPACITY, 0.3)
+    process.run(1)
+    callers = [Caller(process) for _ in range(2 * FULL_AT + 20)]
     process.run(1)
     waits = [caller.entered for caller in callers]
     assert waits == sorted(waits)
@@ -315,7 +317,7 @@ def test_under_overload_who_is_served_is_served_soon_and_the_rest_is_told(proces
     served, told = entered(callers), refused(callers)
     assert len(served) > 0.99 * 10 * CAPACITY
     assert served[int(0.98 * len(served))] < NORMAL_SECONDS
-    assert served[-1] < FIFO_SECONDS + NORMAL_SECONDS
+    assert served[-1] < WINDOW_SECONDS + NORMAL_SECONDS
     assert told[len(told) // 2] < 2 * PATIENCE_SECONDS
     assert told[-1] < STAND_SECONDS + 4 * PATIENCE_SECONDS
     process.run(2 * PATIENCE_SECONDS)
@@ -390,6 +392,27 @@ def test_refusals_take_their_share_of_the_time_evenly_while_others_wait_and_all_
     assert len(told) * REFUSAL_SECONDS == pytest.approx(8 * REFUSAL_SHARE, rel=0.03)
     per_look = Counter(int(at / LOOK_SECONDS) for at in told)
     assert max(per_look.values()) < 3 * LOOK_SECONDS * REFUSAL_SHARE / REFUSAL_SECONDS
+
+
+def test_time_that_was_not_needed_for_refusals_is_not_made_up_for(flooded):
+    told = sorted(caller.came + caller.refused for caller in flooded.callers if caller.refused is not None)
+    began = [at for at in told if at < told[0] + 0.05]
+    assert len(began) * REFUSAL_SECONDS < ALLOWANCE_MAX_SECONDS + 0.06 * REFUSAL_SHARE
+
+
+def test_refusals_in_time_that_was_free_are_not_paid_for_later(flooded):
+    flooded.run(0.05)
+    assert flooded.door.waiting == 0
+    callers = come_over(flooded, 2_000, 3 / STEP_QUICK, 0.4)
+    assert len(refused(callers)) * REFUSAL_SECONDS > 0.25 * REFUSAL_SHARE
+
+
+def test_after_a_pause_in_an_overload_nobody_is_let_in_who_became_late_meanwhile(flooded):
+    flooded.waits.clear()
+    flooded.now += 2 * PATIENCE_SECONDS
+    flooded.door.on_room()
+    flooded.run(0.1)
+    assert not flooded.waits
 
 
 def test_however_many_are_refused_a_turn_of_the_loop_stays_short(flooded):
