@@ -146,9 +146,7 @@ class Intake:
         now = self._clock()
         if not self._is_looking:
             self._is_looking = True
-            self._is_growing = self._is_newest_first = False
             self._window_began = now
-            self._came = self._let_in = self._gone_before = 0
             self._gone_sum = self._let_in_sum = self._seconds_sum = 0.0
             self._loop.call_soon(self._look)
         self._held.append((now, caller))
@@ -157,7 +155,7 @@ class Intake:
     def on_room(self) -> None:
         """The journal has got through something: who waits is let in behind those who go on for it."""
         if self._held:
-            self._loop.call_soon(self._admit_called)
+            self._loop.call_soon(self._admit_held)
 
     def _has_room(self) -> bool:
         """For one more, which is counted."""
@@ -172,11 +170,6 @@ class Intake:
     def _begin_anew(self) -> None:
         """Those who began in the last turn wait for the journal by now, and count there."""
         self._begun = 0
-
-    def _admit_called(self) -> None:
-        now = self._clock()
-        self._condemn_late(now)
-        self._admit_held()
 
     # --- at the door ------------------------------------------------------------------------------------------------
 

@@ -407,14 +407,6 @@ def test_refusals_in_time_that_was_free_are_not_paid_for_later(flooded):
     assert len(refused(callers)) * REFUSAL_SECONDS > 0.25 * REFUSAL_SHARE
 
 
-def test_after_a_pause_in_an_overload_nobody_is_let_in_who_became_late_meanwhile(flooded):
-    flooded.waits.clear()
-    flooded.now += 2 * PATIENCE_SECONDS
-    flooded.door.on_room()
-    flooded.run(0.1)
-    assert not flooded.waits
-
-
 def test_however_many_are_refused_a_turn_of_the_loop_stays_short(flooded):
     spent = []
     while flooded.door.waiting:
@@ -422,6 +414,15 @@ def test_however_many_are_refused_a_turn_of_the_loop_stays_short(flooded):
         flooded.do_next()
         spent.append(flooded.refusals_seconds - before)
     assert max(spent) == pytest.approx(REFUSALS_PER_LOOK * REFUSAL_SECONDS)
+
+
+def test_an_overload_is_met_as_quickly_when_a_crowd_was_there_before(process):
+    process.step = STEP_QUICK
+    for _ in range(2_000):
+        Caller(process)
+    process.run(0.5)
+    served = entered(come_over(process, 2_000, 3 / STEP_QUICK, 0.1))
+    assert sum(seconds > SOON_SECONDS for seconds in served) < WINDOW_SECONDS / STEP_QUICK
 
 
 def test_who_comes_when_an_overload_has_ended_is_served_at_once(flooded):
