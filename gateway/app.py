@@ -233,6 +233,7 @@ class Gateway:
         provider = await _open_provider(config, database, deadlines, stack, self._metrics, self._readiness)
         if self._intake is not None:
             self._intake.backlog = provider.journal
+            provider.journal.on_room = self._intake.on_room
         ids = telemetry.ids if telemetry is not None else RequestIds()
         billing = await _open_billing(config, provider, database, stack)
         planes = ControlPlanes(provider, database, billing, ids=ids, metrics=self._metrics)

@@ -78,13 +78,13 @@ class Journal:
         self._orphans: set[int] = set()
         self._committing: Batch | None = None
         self._flush_planned = False
-        self._is_quiet = True
-        self._has_ended = True
+        self._is_quiet = self._has_ended = True
         self._gathered = self._turns = 0
         self._idle: asyncio.Future[None] | None = None
         self._transaction: Transaction | None = None
         kind = LoopCommitter if is_remote else ThreadCommitter
         self._committer: Committer = kind(self._commit, loop, self._committed)
+        self.on_room: Callable[[], None] = lambda: None  # called when something got through
         self.holds_open = 0
         self._pace = Pace()
         self.deadline = NEVER
@@ -228,8 +228,7 @@ class Journal:
             self._flush(is_alone=is_alone)
         else:
             self._flush_planned = True
-            self._gathered = 0
-            self._turns = 0
+            self._gathered = self._turns = 0
             self._loop.call_soon(self._gather)
 
     def _gather(self) -> None:
@@ -295,6 +294,7 @@ class Journal:
         else:
             self._failed(batch, failure)
         self._set_deadline()
+        self.on_room()
         if self.pending:
             self._plan_flush()
         else:

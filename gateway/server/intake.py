@@ -9,16 +9,19 @@ the journal as it says it is at its best with. (Who waits for its upstream is no
 the process's best whatever that is, and nothing has to be tuned. Where the journal stands still, the database is at
 fault and not the crowd: then all are let in, and the journal tells them.
 
-*Who next?* The oldest: a crowd is served in its order. But when somebody has waited for FIFO_SECONDS, and in the last
-WINDOW_SECONDS the queue has not become shorter, the newest: who has waited for longer is late already, and would make
-late whoever comes after (adaptive LIFO). So whoever is served is served soon from the first moment of an overload on,
-long before it is known to be one.
+*Who next?* The oldest: a crowd is served in its order. But while the queue grows, the newest: who has waited for longer
+is late already, and would make late whoever comes after (adaptive LIFO). So whoever is served is served soon from the
+first moment of an overload on, long before it is known to be one. The same where the queue does not shrink and to go
+through it takes longer than CROWD_SECONDS. (Callers who ask again at once are a queue that stays as it is: the newest
+first would serve some of them again and again and never the others.) A queue grows if more have come than were let in,
+by more than come and go in a jerk, and in the last two windows too: a crowd that came at once is one that only grew.
 
 *Who is refused?* Nobody of a burst, for its end is near, unless there was an overload a moment ago. But when somebody
 has waited for STAND_SECONDS, and the queue would not be gone before he has waited for WAIT_MAX_SECONDS at the rate at
-which it shrinks, it is an overload. From then on, whoever has waited for PATIENCE_SECONDS is told 503, oldest first,
-and not let in any more. Refusals get REFUSAL_SHARE of the time. Each connection waits with one request only, so
-callers who ask again at once can't have more of the process than that.
+which it shrinks, it is an overload. From then on, whoever has waited for PATIENCE_SECONDS is condemned: he is told 503,
+oldest first, and not let in any more, also if the overload ends before he is told. Refusals get REFUSAL_SHARE of the
+time, evenly, for each brings a new request, and as much as they can use when nobody else waits. Each connection waits
+with one request only, so callers who ask again at once can't have more of the process than that.
 """
 
 from __future__ import annotations
@@ -33,13 +36,14 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Collection
 
-FIFO_SECONDS = 0.05
+CROWD_SECONDS = 0.075
 STAND_SECONDS = 0.5
 """How long a burst may last. On the way into an overload, this is how late the first of those too many are told."""
 WARY_SECONDS = 5.0
 """So long after an overload, a queue that would have to be a burst's counts as one again."""
-WINDOW_SECONDS = 0.05
-MEMORY = 0.5
+WINDOW_SECONDS = 0.01
+"""How often the queue is judged. Of those who come in the first one, too many are served late."""
+MEMORY = 0.9
 """How much of what came before counts on, a window later: load comes in jerks."""
 SHRINKING = 0.05
 """A queue shrinks if fewer come than are let in, by this share of them."""
@@ -49,7 +53,7 @@ much."""
 WAIT_MAX_SECONDS = 2.0
 """The same at any time."""
 REFUSAL_SHARE = 0.05
-"""Of the process's time, at most, for telling callers that there is no room."""
+"""Of the process's time, at most, for telling callers that there is no room, while others wait to be let in."""
 ALLOWANCE_MAX_SECONDS = 0.002
 LOOK_SECONDS = 0.001
 REFUSALS_PER_LOOK = 32
@@ -119,9 +123,11 @@ class Intake:
         self._clock = clock
         self._begun = 0
         self._held: deque[tuple[float, Caller]] = deque()
-        self._is_looking = self._is_standing = False
+        self._condemned: deque[Caller] = deque()
+        self._is_looking = self._is_growing = self._is_newest_first = False
         self._window_began = 0.0
-        self._came = self._let_in = 0.0
+        self._came = self._let_in = self._gone_before = 0
+        self._gone_sum = self._let_in_sum = self._seconds_sum = 0.0
         self._wary_until = 0.0
         self._allowance_seconds = 0.0
         self._refilled_at = 0.0
@@ -129,7 +135,7 @@ class Intake:
     @property
     def waiting(self) -> int:
         """How many are at the door."""
-        return len(self._held)
+        return len(self._held) + len(self._condemned)
 
     def admits(self) -> bool:
         """Whether one more request may begin. On the hot path."""
@@ -141,10 +147,15 @@ class Intake:
         if not self._is_looking:
             self._is_looking = True
             self._window_began = now
-            self._came = self._let_in = 0.0
+            self._gone_sum = self._let_in_sum = self._seconds_sum = 0.0
             self._loop.call_soon(self._look)
         self._held.append((now, caller))
         self._came += 1
+
+    def on_room(self) -> None:
+        """The journal has got through something: who waits is let in behind those who go on for it."""
+        if self._held:
+            self._loop.call_soon(self._admit_held)
 
     def _has_room(self) -> bool:
         """For one more, which is counted."""
@@ -163,68 +174,83 @@ class Intake:
     # --- at the door ------------------------------------------------------------------------------------------------
 
     def _look(self) -> None:
-        held, now = self._held, self._clock()
+        held, condemned, now = self._held, self._condemned, self._clock()
         try:
-            if held and now - self._window_began >= WINDOW_SECONDS:
+            if now - self._window_began >= WINDOW_SECONDS:
                 self._judge(now)
-            is_full = self._admit_held(now)
-            self._refuse_held(now, PATIENCE_SECONDS if self.is_overloaded or is_full else WAIT_MAX_SECONDS)
+            self._condemn_late(now)
+            self._admit_held()
+            self._refuse_condemned(now)
         finally:
             # Whatever happens: nobody else lets in those who wait here.
             if held:
                 self._loop.call_later(LOOK_SECONDS, self._look)
+            elif condemned:
+                self._loop.call_soon(self._look)
             else:
-                self._is_looking = self._is_standing = self.is_overloaded = False
-
-    def _admit_held(self, now: float) -> bool:
-        """Let in as many as there is room for. Whether as many run as may run at all."""
-        held = self._held
-        while held:
-            is_late = held[0][0] < now - FIFO_SECONDS
-            end = -1 if self.is_overloaded or (is_late and self._is_standing) else 0
-            since, caller = held[end]
-            if caller.leaving:
-                del held[end]
-                continue
-            if self.is_overloaded and since < now - PATIENCE_SECONDS:
-                break
-            if self._count_running() >= self._calls_max:
-                return True
-            if not self._has_room():
-                break
-            del held[end]
-            self._let_in += 1
-            self._tell(caller, caller.on_admitted)
-        return False
+                self._is_looking = self.is_overloaded = False
 
     def _judge(self, now: float) -> None:
-        """Look back on a window of time."""
-        waited = now - self._held[0][0]
+        """Look back on a window of time, and on those before."""
+        held = self._held
+        waited = now - held[0][0] if held else 0.0
         gone = self._let_in - self._came
-        self._is_standing = gone < SHRINKING * self._let_in
-        gone_per_second = gone * (1 - MEMORY) / WINDOW_SECONDS
-        stands = len(self._held) > gone_per_second * (WAIT_MAX_SECONDS - waited)
+        self._gone_sum = self._gone_sum * MEMORY + gone
+        self._let_in_sum = self._let_in_sum * MEMORY + self._let_in
+        self._seconds_sum = self._seconds_sum * MEMORY + now - self._window_began
+        if gone + self._gone_before >= 0:
+            self._is_growing = False
+        elif -self._gone_sum > self.backlog.full_at:
+            self._is_growing = True
+        is_crowd = len(held) * self._seconds_sum > CROWD_SECONDS * self._let_in_sum
+        self._is_newest_first = self._is_growing or (is_crowd and self._gone_sum < SHRINKING * self._let_in_sum)
+        stands = len(held) * self._seconds_sum > self._gone_sum * (WAIT_MAX_SECONDS - waited)
         burst_seconds = STAND_SECONDS if now > self._wary_until else PATIENCE_SECONDS
         self.is_overloaded = stands and (self.is_overloaded or waited > burst_seconds)
         if self.is_overloaded:
             self._wary_until = now + WARY_SECONDS
         self._window_began = now
-        self._came *= MEMORY
-        self._let_in *= MEMORY
+        self._gone_before = gone
+        self._came = self._let_in = 0
 
-    def _refuse_held(self, now: float, patience_seconds: float) -> None:
-        """Refuse the oldest for as long as refusals may take."""
-        began = time.thread_time()
-        allowance = self._allowance_seconds + (now - self._refilled_at) * REFUSAL_SHARE
-        held, self._refilled_at = self._held, now
-        if allowance > 0:
-            for _ in range(min(REFUSALS_PER_LOOK, len(held))):
-                if held[0][0] > now - patience_seconds:
-                    break
-                caller = held.popleft()[1]
-                self._tell(caller, caller.on_turned_away)
-            allowance = min(allowance, ALLOWANCE_MAX_SECONDS) - (time.thread_time() - began)
-        self._allowance_seconds = allowance
+    def _condemn_late(self, now: float) -> None:
+        """Who has waited for too long is refused, though it ended now and there were room: he would be late."""
+        is_full = self._count_running() >= self._calls_max
+        late = now - (PATIENCE_SECONDS if self.is_overloaded or is_full else WAIT_MAX_SECONDS)
+        held = self._held
+        while held and held[0][0] < late:
+            self._condemned.append(held.popleft()[1])
+
+    def _admit_held(self) -> None:
+        """Let in as many as there is room for, but not all at once: who begins together comes back together, and
+        meanwhile there is room for nobody."""
+        held, together_max = self._held, self.backlog.full_at // 2
+        while held and self._begun < together_max:
+            end = -1 if self.is_overloaded or self._is_newest_first else 0
+            caller = held[end][1]
+            if caller.leaving:
+                del held[end]
+                continue
+            if self._count_running() >= self._calls_max or not self._has_room():
+                break
+            del held[end]
+            self._let_in += 1
+            self._tell(caller, caller.on_admitted)
+
+    def _refuse_condemned(self, now: float) -> None:
+        """Tell them, oldest first, for as long as that may take; where nobody waits to be let in, the time is free."""
+        began, spent = time.thread_time(), 0.0
+        condemned, is_free = self._condemned, not self._held
+        refill = (now - self._refilled_at) * REFUSAL_SHARE
+        allowance = min(self._allowance_seconds + refill, ALLOWANCE_MAX_SECONDS)
+        for _ in range(min(REFUSALS_PER_LOOK, len(condemned))):
+            if spent >= allowance and not is_free:
+                break
+            caller = condemned.popleft()
+            self._tell(caller, caller.on_turned_away)
+            spent = time.thread_time() - began
+        self._allowance_seconds = allowance - (0.0 if is_free else spent)
+        self._refilled_at = now
 
     @staticmethod
     def _tell(caller: Caller, tell: Callable[[], None]) -> None:

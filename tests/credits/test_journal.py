@@ -80,6 +80,24 @@ def test_calls_that_come_together_share_their_commits(ledger, run, monkeypatch, 
     run(main())
 
 
+def test_whenever_something_got_through_the_door_hears_that_there_is_room(ledger, run):
+    async def main():
+        async with ledger.provider() as provider:
+            secret, _ = await provider.create("u", credits=1_000)
+            pending = []
+            provider.journal.on_room = lambda: pending.append(provider.journal.pending)
+            taken = await asyncio.gather(*(provider.hold(secret.encode(), 1, "/x", f"r{n}") for n in range(64)))
+            assert pending
+            assert pending[-1] == 0
+            await provider.settle(taken[0], 1)
+            before = len(pending)
+            await asyncio.gather(*(provider.settle(hold, 1) for hold in taken[1:]))
+            assert len(pending) > before
+            assert pending[-1] == 0
+
+    run(main())
+
+
 @BOTH
 def test_cancelling_the_wait_for_a_settlement_does_not_undo_it(ledger, run):
     async def main():
