@@ -54,8 +54,9 @@ class Pipeline:
         Raises psycopg.DataError or UnicodeEncodeError for characters that no text in PostgreSQL can have.
         """
         encoded = [value.encode() for value in values]
-        if any(b"\0" in value for value in encoded):
-            raise psycopg.DataError("PostgreSQL text can't contain NUL")  # for libpq the value would end there
+        for value in encoded:
+            if b"\0" in value:
+                raise psycopg.DataError("PostgreSQL text can't contain NUL")  # for libpq the value would end there
         self._added.append((statement, encoded))
         return len(self._added) - 1
 

@@ -26,18 +26,33 @@ def arrays(columns: Sequence[str], values: Sequence[Any]) -> list[str]:
     return [array(values[at::width], KIND_OF_COLUMN.get(name, "bigint")) for at, name in enumerate(columns)]
 
 
-def bigints(values: Sequence[int]) -> str:
-    return array(values, "bigint")
+def bigints(values: Sequence[int | None]) -> str:
+    if None in values:
+        return "{" + ",".join(["NULL" if value is None else str(value) for value in values]) + "}"
+    return "{" + ",".join(map(str, values)) + "}"
 
 
 def array(values: Sequence[Any], kind: str) -> str:
     """PostgreSQL's text of an array. psycopg's own adapter of lists costs twice as much as all the rest."""
+    if kind == WORDS:
+        return _words(values)
     if kind == BYTES:
         return "{" + ",".join(["NULL" if value is None else f'"\\\\x{value.hex()}"' for value in values]) + "}"
-    if kind == WORDS:
+    return bigints(values)
+
+
+def _words(values: Sequence[Any]) -> str:
+    if None in values:
         return "{" + ",".join(["NULL" if value is None else _quoted(value) for value in values]) + "}"
-    return "{" + ",".join(["NULL" if value is None else str(value) for value in values]) + "}"
+    words = '","'.join(values)
+    if "\\" in words or words.count('"') != 2 * len(values) - 2:
+        words = '","'.join([_escaped(value) for value in values])
+    return f'{{"{words}"}}' if values else "{}"
 
 
 def _quoted(word: str) -> str:
-    return '"' + word.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return f'"{_escaped(word)}"'
+
+
+def _escaped(word: str) -> str:
+    return word.replace("\\", "\\\\").replace('"', '\\"')
