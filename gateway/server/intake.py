@@ -40,16 +40,17 @@ CROWD_SECONDS = 0.075
 STAND_SECONDS = 0.5
 """How long a burst may last. On the way into an overload, this is how late the first of those too many are told."""
 WARY_SECONDS = 5.0
-"""So long after an overload, a queue that would have to be a burst's counts as one again."""
+"""So long after an overload, a queue that would have to be a burst's counts as one again, after WARY_STAND_SECONDS."""
+WARY_STAND_SECONDS = 0.05
 WINDOW_SECONDS = 0.01
 """How often the queue is judged. Of those who come in the first one, too many are served late."""
 MEMORY = 0.9
 """How much of what came before counts on, a window later: load comes in jerks."""
 SHRINKING = 0.05
 """A queue shrinks if fewer come than are let in, by this share of them."""
-PATIENCE_SECONDS = 0.05
-"""How long a request waits for room, under overload, before it is refused: what comes at the same moment is not yet too
-much."""
+PATIENCE_SECONDS = 0.02
+"""How long a request may wait for room under overload. What comes at the same moment is not yet too much; and who has
+waited for longer would be served late."""
 WAIT_MAX_SECONDS = 2.0
 """The same at any time."""
 REFUSAL_SHARE = 0.05
@@ -205,7 +206,7 @@ class Intake:
         is_crowd = len(held) * self._seconds_sum > CROWD_SECONDS * self._let_in_sum
         self._is_newest_first = self._is_growing or (is_crowd and self._gone_sum < SHRINKING * self._let_in_sum)
         stands = len(held) * self._seconds_sum > self._gone_sum * (WAIT_MAX_SECONDS - waited)
-        burst_seconds = STAND_SECONDS if now > self._wary_until else PATIENCE_SECONDS
+        burst_seconds = STAND_SECONDS if now > self._wary_until else WARY_STAND_SECONDS
         self.is_overloaded = stands and (self.is_overloaded or waited > burst_seconds)
         if self.is_overloaded:
             self._wary_until = now + WARY_SECONDS
@@ -224,7 +225,7 @@ class Intake:
     def _admit_held(self) -> None:
         """Let in as many as there is room for, but not all at once: who begins together comes back together, and
         meanwhile there is room for nobody."""
-        held, together_max = self._held, self.backlog.full_at // 2
+        held, together_max = self._held, self.backlog.full_at * 3 // 4
         while held and self._begun < together_max:
             end = -1 if self.is_overloaded or self._is_newest_first else 0
             caller = held[end][1]

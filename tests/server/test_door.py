@@ -20,6 +20,7 @@ from gateway.server.intake import (
     STAND_SECONDS,
     WAIT_MAX_SECONDS,
     WARY_SECONDS,
+    WARY_STAND_SECONDS,
     WINDOW_SECONDS,
     Intake,
 )
@@ -264,7 +265,7 @@ def test_not_all_of_those_there_is_room_for_begin_together(process):
     process.committing.clear()
     process.door.on_room()
     process.run(0)
-    assert len(entered(crowd)) == FULL_AT + FULL_AT // 2
+    assert len(entered(crowd)) == FULL_AT + FULL_AT * 3 // 4
     process.run(LOOK_SECONDS)
     assert len(entered(crowd)) == 2 * FULL_AT
 
@@ -347,7 +348,7 @@ def test_soon_after_an_overload_a_queue_is_not_taken_for_a_burst_and_later_it_is
     callers = [Caller(process) for _ in range(1_000)]
     process.run(1)
     assert refused(callers)
-    assert entered(callers)[-1] < PATIENCE_SECONDS + 2 * WINDOW_SECONDS
+    assert entered(callers)[-1] < WARY_STAND_SECONDS + 2 * WINDOW_SECONDS
     process.run(WARY_SECONDS)
     callers = [Caller(process) for _ in range(1_000)]
     process.run(1)
