@@ -150,7 +150,11 @@ class Transaction:
         except BaseException:
             store.close()
             raise
-        await store.rollback()
+        try:
+            await store.rollback()
+        except BaseException:
+            store.close()
+            raise
         raise broken_off
 
     async def _write(self, takes: Sequence[Take], ends: Sequence[End]) -> None:

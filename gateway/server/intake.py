@@ -19,9 +19,10 @@ by more than come and go in a jerk, and in the last two windows too: a crowd tha
 *Who is refused?* Nobody of a burst, for its end is near, unless there was an overload a moment ago. But when somebody
 has waited for STAND_SECONDS, and the queue would not be gone before he has waited for WAIT_MAX_SECONDS at the rate at
 which it shrinks, it is an overload. From then on, whoever has waited for PATIENCE_SECONDS is condemned: he is told 503,
-oldest first, and not let in any more, also if the overload ends before he is told. Refusals get REFUSAL_SHARE of the
-time, evenly, for each brings a new request, and as much as they can use when nobody else waits. Each connection waits
-with one request only, so callers who ask again at once can't have more of the process than that.
+oldest first, and not let in any more, also if the overload ends before he is told. It ends when the queue shrinks, or
+when all who wait could be served in CROWD_SECONDS. Refusals get REFUSAL_SHARE of the time, evenly, for each brings a
+new request, and as much as they can use when nobody else waits. Each connection waits with one request only, so callers
+who ask again at once can't have more of the process than that.
 """
 
 from __future__ import annotations
@@ -147,7 +148,9 @@ class Intake:
         now = self._clock()
         if not self._is_looking:
             self._is_looking = True
+            self._is_growing = self._is_newest_first = False
             self._window_began = now
+            self._came = self._let_in = self._gone_before = 0
             self._gone_sum = self._let_in_sum = self._seconds_sum = 0.0
             self._loop.call_soon(self._look)
         self._held.append((now, caller))
@@ -207,7 +210,9 @@ class Intake:
         self._is_newest_first = self._is_growing or (is_crowd and self._gone_sum < SHRINKING * self._let_in_sum)
         stands = len(held) * self._seconds_sum > self._gone_sum * (WAIT_MAX_SECONDS - waited)
         burst_seconds = STAND_SECONDS if now > self._wary_until else WARY_STAND_SECONDS
-        self.is_overloaded = stands and (self.is_overloaded or waited > burst_seconds)
+        # Whoever is refused and asks again at once comes and is never let in, so it would go on for ever by itself.
+        is_long = self.waiting * self._seconds_sum > CROWD_SECONDS * self._let_in_sum
+        self.is_overloaded = stands and (waited > burst_seconds or (self.is_overloaded and is_long))
         if self.is_overloaded:
             self._wary_until = now + WARY_SECONDS
         self._window_began = now

@@ -189,7 +189,7 @@ def come_over(process, connections, rate, seconds):
     return callers
 
 
-def ask_on_and_on(process, connections, seconds):
+def ask_on_and_on(process, connections, seconds, meanwhile=lambda: None):
     """Callers who ask again as soon as they were answered."""
     callers = []
 
@@ -199,7 +199,8 @@ def ask_on_and_on(process, connections, seconds):
 
     for _ in range(connections):
         ask()
-    process.run(seconds)
+    meanwhile()
+    process.run_until(seconds)
     return callers
 
 
@@ -321,7 +322,7 @@ def test_under_overload_who_is_served_is_served_soon_and_the_rest_is_told(proces
     assert served[-1] < WINDOW_SECONDS + NORMAL_SECONDS
     assert told[len(told) // 2] < 2 * PATIENCE_SECONDS
     assert told[-1] < STAND_SECONDS + 4 * PATIENCE_SECONDS
-    process.run(2 * PATIENCE_SECONDS)
+    process.run(2 * PATIENCE_SECONDS + NORMAL_SECONDS)
     assert len(entered(callers)) + len(refused(callers)) == len(callers)
 
 
@@ -340,6 +341,15 @@ def test_after_an_overload_nobody_is_served_late_and_who_comes_then_is_served_at
     assert len(entered(callers)) - since < CAPACITY * 2 * PATIENCE_SECONDS
     assert not process.door.is_overloaded
     assert entered(come(process, CAPACITY * 0.9, 1))[-1] == 0
+
+
+@pytest.mark.parametrize("connections", [FULL_AT, 72, 150])
+def test_an_overload_ends_with_those_who_brought_it_though_others_ask_again_at_once(process, connections):
+    process.seconds_per_refusal = REFUSAL_SECONDS
+    callers = ask_on_and_on(process, connections, 10, lambda: come(process, 3 * CAPACITY, 1))
+    assert refused(callers)
+    assert not refused([caller for caller in callers if caller.came > 2])
+    assert not process.door.is_overloaded
 
 
 def test_soon_after_an_overload_a_queue_is_not_taken_for_a_burst_and_later_it_is(process):
