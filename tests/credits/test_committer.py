@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
+from gateway.credits.batch import Transaction
 from gateway.credits.committer import PATIENCE_SECONDS, LoopCommitter, ThreadCommitter, finish
 from gateway.credits.pending import Batch
 from tests.credits.conftest import until
@@ -180,3 +181,36 @@ def test_stopping_leaves_behind_what_hangs_and_nothing_is_heard_of_it(run, caplo
     assert run(main()) == []
     gc.collect()
     assert caplog.records == []
+
+
+class HangingStore:
+    """One whose read breaks down, and whose server then does not answer any more."""
+
+    is_closed = False
+
+    def begin(self, instance, *, is_read_only):
+        pass
+
+    async def read(self, wanted):
+        raise RuntimeError("a defect")
+
+    async def rollback(self):
+        await asyncio.get_running_loop().create_future()
+
+    def wait_for_lock(self, milliseconds):
+        pass
+
+    def close(self):
+        self.is_closed = True
+
+
+def test_a_batch_that_is_broken_off_while_it_is_rolled_back_closes_its_connection():
+    async def main():
+        store = HangingStore()
+        commit = asyncio.create_task(Transaction(store, lambda: 1).commit([], []))
+        await asyncio.sleep(0)
+        commit.cancel()
+        await asyncio.wait([commit])
+        assert store.is_closed
+
+    asyncio.run(main())
