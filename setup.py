@@ -22,7 +22,7 @@ COMPILED = {
         *("store_postgres", "store_sqlite", "taking"),
     ),
     "gateway/credits/unkey": (
-        *("breaker", "client", "holds", "known_verdicts", "spending", "strict_json", "transaction", "user_ids"),
+        *("breaker", "holds", "known_verdicts", "spending", "strict_json", "transaction", "user_ids"),
         *("verdict", "verify_body"),
     ),
     "gateway/database": ("pipeline", "postgres_arrays"),

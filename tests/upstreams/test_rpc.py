@@ -341,6 +341,7 @@ def test_only_a_request_of_which_no_byte_was_written_gets_another_connection(rem
     run(main)
 
 
+@pytest.mark.pure
 @pytest.mark.parametrize("times", [1, 2])
 def test_a_connection_that_closes_as_it_is_given_out_is_replaced_once(times: int, remote: ScriptedUpstream) -> None:
     async def main() -> None:

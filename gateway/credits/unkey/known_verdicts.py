@@ -39,6 +39,9 @@ class KnownVerdicts:
         id_end = body.rfind(b'"', 0, data)
         id_at = body.rfind(b'"', 0, id_end) + 1
         behind = body.find(b",", at)
+        # In this order, or a slice of it would be reversed: b"" in Python, but compiled (mypyc 2.4) a SystemError.
+        if not 0 < id_at <= id_end < data < at <= behind:
+            return read_verdict(body)
         digits = body[at:behind].strip(b" ")
         if (
             body[id_at:id_end].translate(None, ID_BYTES)
