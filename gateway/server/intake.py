@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
 CROWD_SECONDS = 0.075
+"""What a queue may take to go through, for all who are in it to be served in their order."""
 STAND_SECONDS = 0.5
 """How long a burst may last. On the way into an overload, this is how late the first of those too many are told."""
 WARY_SECONDS = 5.0
@@ -206,18 +207,22 @@ class Intake:
             self._is_growing = False
         elif -self._gone_sum > self.backlog.full_at:
             self._is_growing = True
-        is_crowd = len(held) * self._seconds_sum > CROWD_SECONDS * self._let_in_sum
-        self._is_newest_first = self._is_growing or (is_crowd and self._gone_sum < SHRINKING * self._let_in_sum)
+        is_shrinking = self._gone_sum >= SHRINKING * self._let_in_sum
+        self._is_newest_first = self._is_growing or (self._is_long(len(held)) and not is_shrinking)
         stands = len(held) * self._seconds_sum > self._gone_sum * (WAIT_MAX_SECONDS - waited)
         burst_seconds = STAND_SECONDS if now > self._wary_until else WARY_STAND_SECONDS
         # Whoever is refused and asks again at once comes and is never let in, so it would go on for ever by itself.
-        is_long = self.waiting * self._seconds_sum > CROWD_SECONDS * self._let_in_sum
-        self.is_overloaded = stands and (waited > burst_seconds or (self.is_overloaded and is_long))
+        goes_on = self.is_overloaded and self._is_long(self.waiting)
+        self.is_overloaded = stands and (waited > burst_seconds or goes_on)
         if self.is_overloaded:
             self._wary_until = now + WARY_SECONDS
         self._window_began = now
         self._gone_before = gone
         self._came = self._let_in = 0
+
+    def _is_long(self, waiting: int) -> bool:
+        """Whether it takes too long to let in so many, at the rate of late."""
+        return waiting * self._seconds_sum > CROWD_SECONDS * self._let_in_sum
 
     def _condemn_late(self, now: float) -> None:
         """Who has waited for too long is refused, though it ended now and there were room: he would be late."""

@@ -55,8 +55,7 @@ def load(running, key: str, connections: int, rate: float = 0) -> Told:
 
 @pytest.fixture
 def upstream() -> Iterator[str]:
-    """In a process of its own, and quick: it shares its core with the load, and whoever waits for it is no slower for
-    that in earnest."""
+    """In a process of its own, and quick: it shares its core with the load, and would else be what is measured."""
     with Beside("event_source", events_per_second=0) as source:
         yield f"http://127.0.0.1:{source.read()['port']}"
 

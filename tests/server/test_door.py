@@ -343,7 +343,7 @@ def test_after_an_overload_nobody_is_served_late_and_who_comes_then_is_served_at
     assert entered(come(process, CAPACITY * 0.9, 1))[-1] == 0
 
 
-@pytest.mark.parametrize("connections", [FULL_AT, 72, 150])
+@pytest.mark.parametrize("connections", [100, 150])
 def test_an_overload_ends_with_those_who_brought_it_though_others_ask_again_at_once(process, connections):
     process.seconds_per_refusal = REFUSAL_SECONDS
     callers = ask_on_and_on(process, connections, 10, lambda: come(process, 3 * CAPACITY, 1))
