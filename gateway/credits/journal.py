@@ -280,6 +280,10 @@ class Journal:
             self._committing.is_unsure = True
             self._set_deadline()  # it had none if no hold is in it: who ended one would wait for as long as it takes
 
+    def go_on(self) -> None:
+        """The store's word that the server has answered."""
+        self._committer.go_on()
+
     def _commit(self, batch: Batch) -> Coroutine[Any, Any, None]:
         if self._transaction is None:
             self._transaction = self._open_transaction()

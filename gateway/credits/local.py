@@ -248,7 +248,7 @@ class LocalProvider:
 
     def _open_transaction(self) -> Transaction:
         return Transaction(
-            open_store(self._database, HOLDS, self.journal.unsure),
+            open_store(self._database, HOLDS, self.journal.unsure, self.journal.go_on),
             lambda: self.heart.instance * HOLDS_PER_INSTANCE + 1,
             checkout=self._settings.checkout,
             now_ms=ledger.now_ms,

@@ -113,8 +113,14 @@ class Store(Protocol):
         """At once, also where a batch was broken off half-way."""
 
 
-def open_store(database: Database, table: HoldTable, on_unsure: Callable[[], None]) -> Store:
-    """`on_unsure` hears that nobody knows what has become of the commit under way."""
+def open_store(
+    database: Database,
+    table: HoldTable,
+    on_unsure: Callable[[], None],
+    on_answer: Callable[[], None],
+) -> Store:
+    """`on_unsure` hears that nobody knows what has become of the commit under way; `on_answer`, that a server has
+    answered for which it waits."""
     from gateway.database.sqlite import SqliteDatabase
 
     if isinstance(database, SqliteDatabase):
@@ -125,4 +131,4 @@ def open_store(database: Database, table: HoldTable, on_unsure: Callable[[], Non
     from gateway.database.postgres import PostgresDatabase
 
     assert isinstance(database, PostgresDatabase)
-    return PostgresStore(database, table, on_unsure)
+    return PostgresStore(database, table, on_unsure, on_answer)

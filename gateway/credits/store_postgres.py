@@ -78,12 +78,19 @@ class PostgresStore:
     """Implements Store, for the event loop in which it is first used. Connects when it is needed, and again when the
     connection has broken."""
 
-    def __init__(self, database: PostgresDatabase, table: HoldTable, on_unsure: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        database: PostgresDatabase,
+        table: HoldTable,
+        on_unsure: Callable[[], None],
+        on_answer: Callable[[], None],
+    ) -> None:
         self._database = database
         self._table = table
         self._statements = _Statements(table)
         self._connector = Worker("connector")
         self._on_unsure = on_unsure
+        self._on_answer = on_answer
         self._lock_timeout_ms = 1_000
         self._pipeline: Pipeline | None = None
         self._is_closed = False
@@ -231,7 +238,7 @@ class PostgresStore:
         except psycopg.Error as error:
             self._give_up(error)
             raise DatabaseFailure(Kind.away, self._cause) from error
-        self._pipeline = pipeline = Pipeline(connection, asyncio.get_running_loop())
+        self._pipeline = pipeline = Pipeline(connection, asyncio.get_running_loop(), self._on_answer)
         return pipeline
 
     def _open(self) -> PostgresConnection:

@@ -11,6 +11,7 @@ https://www.postgresql.org/docs/current/libpq-async.html
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import psycopg
@@ -28,11 +29,20 @@ DONE = (ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK)
 
 class Pipeline:
     """One connection's, for one run at a time. The connection's own methods may be used too, between two runs; but it
-    is closed here, for the loop has to let go of its socket first."""
+    is closed here, for the loop has to let go of its socket first.
 
-    def __init__(self, connection: PostgresConnection, loop: asyncio.AbstractEventLoop) -> None:
+    `on_answer` is called when a run's last answer is there: who waits for it need not wait for the loop's next turn.
+    """
+
+    def __init__(
+        self,
+        connection: PostgresConnection,
+        loop: asyncio.AbstractEventLoop,
+        on_answer: Callable[[], None] = lambda: None,
+    ) -> None:
         self.connection = connection
         self._loop = loop
+        self._on_answer = on_answer
         self._libpq = connection.pgconn
         self._transformer = Transformer.from_context(connection)
         self._added: list[tuple[str, list[bytes]]] = []
@@ -159,6 +169,7 @@ class Pipeline:
             elif result.status == ExecStatus.PIPELINE_SYNC:
                 libpq.exit_pipeline_mode()
                 answer.set_result(None)
+                self._on_answer()
                 return
             else:
                 self._results.append(result)

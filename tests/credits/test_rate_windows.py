@@ -41,7 +41,7 @@ class Processes:
         self.transactions = [self.open(instance) for instance in (1, 2)]
 
     def open(self, instance):
-        store = open_store(self.database, HOLDS, lambda: None)
+        store = open_store(self.database, HOLDS, lambda: None, lambda: None)
         return Transaction(store, lambda: instance << 40, now_ms=lambda: self.now)
 
     def take(self, *asked, process=0):

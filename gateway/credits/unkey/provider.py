@@ -235,7 +235,7 @@ class UnkeyProvider:
 
     def _open_transaction(self) -> UnkeyTransaction:
         return UnkeyTransaction(
-            open_store(self._database, HOLDS, self.journal.unsure),
+            open_store(self._database, HOLDS, self.journal.unsure, self.journal.go_on),
             lambda: self.heart.instance * HOLDS_PER_INSTANCE + 1,
             checkout=self._checkout,
             now_ms=ledger.now_ms,
