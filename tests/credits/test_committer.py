@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import threading
 import time
 from collections.abc import Awaitable, Callable
@@ -147,6 +148,68 @@ def test_a_commit_that_waits_for_a_server_is_told_with_what_it_raised_and_how_lo
         committer.commit(second)
         await until(lambda: told == [(first, error), (second, error)])
         assert await committer.stop(5)
+
+    run(main())
+
+
+def test_a_commit_goes_on_in_the_moment_in_which_the_store_says_that_the_answer_is_there(run):
+    async def main():
+        loop = asyncio.get_running_loop()
+        answers = [loop.create_future() for _ in range(3)]
+        reached = []
+
+        async def steps():
+            for number, answer in enumerate(answers):
+                await answer
+                reached.append(number)
+
+        committer, told = awaiting(steps)
+        batch = Batch()
+        committer.go_on()  # there is nothing that could
+        committer.commit(batch)
+        for number, answer in enumerate(answers):
+            committer.go_on()  # too early
+            assert len(reached) == number
+            answer.set_result(None)
+            committer.go_on()
+            committer.go_on()  # too late
+            assert len(reached) == number + 1
+        assert told == [(batch, None)]
+        await asyncio.sleep(0.01)  # the answers' own callbacks come, when all is done
+        assert told == [(batch, None)]
+        assert await committer.stop(0)
+
+    run(main())
+
+
+def test_who_has_a_batch_committed_is_never_told_before_that_call_returns(run):
+    """He would have the next one committed inside that, and so on: as deep as there are batches."""
+
+    async def main():
+        error = ValueError("at once")
+
+        async def fail():
+            raise error
+
+        committer, told = awaiting(fail)
+        batch = Batch()
+        committer.commit(batch)
+        assert told == []
+        await until(lambda: told == [(batch, error)])
+        assert await committer.stop(0)
+
+    run(main())
+
+
+def test_a_thread_that_has_ended_keeps_no_file_open(run):
+    async def main():
+        before = set(os.listdir("/proc/self/fd"))
+        committer, _ = committing(lambda _: None)
+        opened = set(os.listdir("/proc/self/fd")) - before
+        assert opened
+        committer.commit_at_once(Batch())
+        assert await committer.stop(5)
+        assert not opened & set(os.listdir("/proc/self/fd"))
 
     run(main())
 

@@ -49,6 +49,24 @@ def pipeline(connection, request):
     loop.close()
 
 
+def test_who_waits_is_told_in_the_moment_in_which_the_last_answer_is_there(connection):
+    loop = uvloop.new_event_loop()
+    seen = []
+
+    async def main():
+        pipeline = Pipeline(connection, loop, lambda: seen.append((running.done(), pipeline.is_idle)))
+        for _ in range(2):
+            pipeline.add("SELECT 1")
+            pipeline.add("SELECT 2")
+            running = loop.create_task(pipeline.run())
+            assert await running == [[(1,)], [(2,)]]
+        pipeline.close()
+
+    loop.run_until_complete(main())
+    loop.close()
+    assert seen == [(False, True), (False, True)]
+
+
 def test_each_statement_finds_its_rows_in_its_place_however_often_it_is_run(pipeline):
     for number in range(3):
         insert = pipeline.add("INSERT INTO notes VALUES ($1, $2, $3::bytea)", str(number), "ünï", "\\x00ff")
