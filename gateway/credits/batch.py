@@ -108,6 +108,13 @@ def is_read_only(takes: Sequence[Take], ends: Sequence[End]) -> bool:
     return not ends and not any(take.cost or take.policy.rate_limit for take in takes)
 
 
+def is_plain(takes: Sequence[Take], ends: Sequence[End]) -> bool:
+    """Whether it is about keys' balances alone, and no hold in it may be somebody else's."""
+    return all(take.policy is NO_POLICY and take.claim is None for take in takes) and not any(
+        end.is_orphan or end.claim is not None for end in ends
+    )
+
+
 class Transaction:
     """Commits batches into one store, one at a time. It suspends where the store does.
 
@@ -167,6 +174,7 @@ class Transaction:
         wanted = Wanted({end.hold.key for end in ends}, {take.key_hash for take in takes})
         wanted.answered, wanted.ended = list(kept), list(final)
         wanted.lookups = [take.claim.lookup for take in takes if take.claim is not None]
+        wanted.is_plain = is_plain(takes, ends)
         found = await self._store.read(wanted)
         capped = capped_of(found.keys, takes, ends)
         if capped:

@@ -1,4 +1,7 @@
-"""What a batch writes, as statements for PostgreSQL: one for each table, whatever the number of rows."""
+"""What a batch writes, as statements for PostgreSQL: one for each table, whatever the number of rows.
+
+Entries come with stand-ins for their numbers: -1, -2, …
+"""
 
 from __future__ import annotations
 
@@ -22,6 +25,7 @@ from gateway.database.pipeline import Pipeline
 from gateway.database.postgres_arrays import arrays, unnest
 
 IS_ONE = "id = ANY($1::bigint[])"
+VERSION_COLUMN = "{}.xmin::text::bigint"
 _NOTE = ("key", "drawn", "answered", "id")
 _KEY = ("id", "balance", "held", "last_entry")
 _PLACE = ("lookup", "hold")
@@ -29,14 +33,12 @@ _DONE = ("answer", "size", "expires_at", "lookup", "hold")
 _CAP = ("day", "day_spent", "month", "month_spent", "key")
 
 
-def add_changes(pipeline: Pipeline, table: HoldTable, changes: Changes) -> None:
-    """All that `changes` has."""
+def add_changes(pipeline: Pipeline, table: HoldTable, changes: Changes) -> int | None:
+    """All that `changes` has. Where there will be, if keys change: each one's number, last entry, and row's version."""
     if changes.notes:
         _add_rows(pipeline, _note(table.name), _NOTE, changes.notes)
     if changes.holds:
         pipeline.add(_insert(table.name, table.columns), *arrays(table.columns, changes.holds))
-    if changes.entries:
-        pipeline.add(_APPEND, *arrays(ENTRY_COLUMNS, changes.entries))
     if changes.doubts:
         pipeline.add(_DOUBT, *arrays(DOUBT_COLUMNS, changes.doubts))
     if changes.windows:
@@ -45,9 +47,19 @@ def add_changes(pipeline: Pipeline, table: HoldTable, changes: Changes) -> None:
         _add_claims(pipeline, changes.claims)
     if changes.caps is not None:
         _add_rows(pipeline, _SPEND, _CAP, changes.caps.rows())
-    if changes.keys:
-        rows = [(key[ID], key[BALANCE], key[HELD], key[LAST_ENTRY]) for key in changes.keys.values()]
-        _add_rows(pipeline, _CHANGE_KEYS, _KEY, rows)
+    return _add_keys(pipeline, changes)
+
+
+def _add_keys(pipeline: Pipeline, changes: Changes) -> int | None:
+    """With the entries: each is one of a key that changes."""
+    if not changes.keys:
+        return None
+    rows = [value for key in changes.keys.values() for value in (key[ID], key[BALANCE], key[HELD], key[LAST_ENTRY])]
+    values = arrays(_KEY, rows)
+    if not changes.entries:
+        return pipeline.add(_CHANGE_KEYS, *values)
+    count = len(changes.entries) // len(ENTRY_COLUMNS)
+    return pipeline.add(_APPEND, *values, *arrays(ENTRY_COLUMNS, changes.entries), str(count))
 
 
 def _add_claims(pipeline: Pipeline, claims: Claims) -> None:
@@ -77,10 +89,6 @@ def _insert(table: str, columns: tuple[str, ...]) -> str:
     return f"INSERT INTO {table} ({names}) SELECT {names} FROM {unnest(columns)}"
 
 
-_APPEND = (
-    f"INSERT INTO entries ({', '.join(ENTRY_COLUMNS)}, kind) SELECT {', '.join(ENTRY_COLUMNS)}, 'spend'"
-    f" FROM {unnest(ENTRY_COLUMNS)}"
-)
 _DOUBT = _insert("doubts", DOUBT_COLUMNS)
 _COUNT = (
     f"{_insert('rate_windows', WINDOW_COLUMNS)} ON CONFLICT (key, name, window_ms) DO UPDATE"
@@ -99,7 +107,31 @@ _SPEND = (
     "UPDATE spend_caps c SET day = t.day, day_spent = t.day_spent, month = t.month, month_spent = t.month_spent"
     f" FROM {unnest(_CAP)} WHERE c.key = t.key"
 )
+_CHANGED = f"RETURNING k.id, k.last_entry, {VERSION_COLUMN.format('k')}"
 _CHANGE_KEYS = (
     "UPDATE keys k SET balance = t.balance, held = t.held, last_entry = t.last_entry"
-    f" FROM {unnest(_KEY)} WHERE k.id = t.id"
+    f" FROM {unnest(_KEY)} WHERE k.id = t.id {_CHANGED}"
 )
+
+
+def _numbered(column: str) -> str:
+    """The entry's number where the column has a stand-in for it."""
+    return f"CASE WHEN t.{column} < 0 THEN n.ids[-t.{column}] ELSE t.{column} END"
+
+
+def _append() -> str:
+    """Entries and their keys at once, for both need the numbers. They are taken behind the lock on the keys: a key's
+    entries are in their order."""
+    is_number = ("id", "previous")
+    values = ", ".join(_numbered(name) if name in is_number else f"t.{name}" for name in ENTRY_COLUMNS)
+    return (
+        f"WITH n AS (SELECT array_agg(nextval('entry_ids')) AS ids"
+        f" FROM generate_series(1, ${len(_KEY) + len(ENTRY_COLUMNS) + 1}::bigint)),"
+        f" e AS (INSERT INTO entries ({', '.join(ENTRY_COLUMNS)}, kind) SELECT {values}, 'spend'"
+        f" FROM n, {unnest(ENTRY_COLUMNS, len(_KEY) + 1)})"
+        f" UPDATE keys k SET balance = t.balance, held = t.held, last_entry = {_numbered('last_entry')}"
+        f" FROM n, {unnest(_KEY)} WHERE k.id = t.id {_CHANGED}"
+    )
+
+
+_APPEND = _append()

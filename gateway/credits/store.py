@@ -51,11 +51,14 @@ class Wanted:
     ended: Sequence[int] = ()
     strays: Sequence[int] = ()
     lookups: Sequence[bytes] = ()
+    is_plain: bool = False
+    """Nothing but keys' rows is asked for, and holds of this process that nobody else should have touched."""
 
 
 @dataclass(slots=True)
 class Found:
-    """What there was. `keys` by number; `entry_ids` for as many entries as holds ended."""
+    """What there was. `keys` by number; `entry_ids` for as many entries as holds ended, or stand-ins for them, which
+    the store replaces when it writes."""
 
     keys: dict[int, Key] = field(default_factory=dict)
     answered: Sequence[Sequence[Any]] = ()

@@ -1,7 +1,12 @@
 """The journal's transactions in PostgreSQL: two round trips for a batch, its statements pipelined.
 
-    BEGIN · say which batch it is · lock the keys, in the order of their numbers · end the holds, numbering entries   ⇄
-    write holds, entries, keys · COMMIT                                                                             ⇄
+    BEGIN · say which batch it is · lock the keys, in the order of their numbers · end the holds   ⇄
+    write holds, entries, keys · COMMIT                                                           ⇄
+
+Or one, where this process knows the rows of all its keys from earlier batches (known_keys.py). Then the batch is
+decided by these, and the same statements are sent at once. Two of them fail unless everything is as it was thought to
+be: the keys' rows are locked and must be of the version that is known, and each hold must have been there. If not,
+nothing has happened, all that is known is forgotten, and the journal's next try is one of two round trips.
 
 The event loop awaits the answers (pipeline.py). What could block it, connecting, is done in a thread.
 
@@ -17,20 +22,24 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import count
 from typing import Any
 
 import psycopg
 
 from gateway.credits import cap_counts
-from gateway.credits.changes_postgres import IS_ONE, add_changes
+from gateway.credits.changes_postgres import IS_ONE, VERSION_COLUMN, add_changes
 from gateway.credits.claims import RECORD
+from gateway.credits.known_keys import VERSION, KnownKeys
 from gateway.credits.store import (
     ID,
     KEY_COLUMNS,
+    LAST_ENTRY,
     WINDOW_COLUMNS,
     Changes,
     Found,
     HoldTable,
+    Key,
     Place,
     Wanted,
 )
@@ -43,6 +52,10 @@ from gateway.database.worker import Worker
 BACKOFF_SECONDS = 0.5
 """After a connection that failed, until the next is tried; who asks meanwhile is told at once."""
 ASK_SECONDS = 0.1
+
+CHANGED = "somebody else has changed it meanwhile, so the gateway tries again"
+"""What PostgreSQL's log says, of an attempt to read this as a number: an error is all that stops the statements behind
+it. In a CASE it is not read before, because it has the count in it."""
 
 _BEGIN = "BEGIN"
 _COMMIT = "COMMIT"
@@ -57,15 +70,31 @@ _WINDOWS = (
 _CAPS = f"SELECT {', '.join(cap_counts.COLUMNS)} FROM spend_caps WHERE key = ANY($1::bigint[])"
 
 
+def _if_all(count: str) -> str:
+    return f"SELECT CASE WHEN count(*) = {count}::bigint THEN 1 ELSE ('{CHANGED}: ' || count(*))::int END"
+
+
+def _all_of(statement: str) -> str:
+    """The same, failing unless it finds $2 rows."""
+    return f"WITH found AS ({statement}) {_if_all('$2')} FROM found"
+
+
+_LOCK_KNOWN = (
+    f"{_if_all('$3')} FROM (SELECT 1 FROM keys k JOIN unnest($1::bigint[], $2::bigint[]) AS t (id, version)"
+    f" ON k.id = t.id WHERE {VERSION_COLUMN.format('k')} = t.version ORDER BY k.id FOR UPDATE OF k) found"
+)
+
+
 class _Statements:
     """Those that are about a provider's table of holds."""
 
     def __init__(self, table: HoldTable) -> None:
         self.find_keys = f"SELECT id, key FROM {table.name} WHERE {IS_ONE}"
         self.mark_answered = f"UPDATE {table.name} SET answered = 1 WHERE {IS_ONE} RETURNING id"
+        self.mark_all_answered = _all_of(self.mark_answered)
         self.look_at = f"SELECT {', '.join(table.found)} FROM {table.name} WHERE {IS_ONE}"
-        # With the number of its entry. It is behind the lock on the keys: a key's entries are in their order.
-        self.end = f"DELETE FROM {table.name} WHERE {IS_ONE} RETURNING {', '.join(table.ended)}, nextval('entry_ids')"
+        self.end = f"DELETE FROM {table.name} WHERE {IS_ONE} RETURNING {', '.join(table.ended)}"
+        self.end_all = _all_of(f"DELETE FROM {table.name} WHERE {IS_ONE} RETURNING id")
         # Behind that lock too, and each statement sees what is committed when it begins: so of two who claim the same,
         # the second sees what the first has written.
         self.find_records = (
@@ -100,6 +129,9 @@ class PostgresStore:
         self._batch = 0
         self._is_read_only = True
         self._changes = Changes()
+        self._known = KnownKeys()
+        self._found = Found()
+        self._presumed: Wanted | None = None
 
     def begin(self, instance: int, *, is_read_only: bool) -> None:
         self._instance, self._is_read_only, self._changes = instance, is_read_only, Changes()
@@ -107,6 +139,11 @@ class PostgresStore:
             self._batch = max(self._batch + 1, time.time_ns())  # never one that an older process has used
 
     async def read(self, wanted: Wanted) -> Found:
+        self._presumed = None
+        if wanted.is_plain and not self._is_read_only and self._pipeline is not None and self._pipeline.is_idle:
+            keys = self._known.find(wanted)
+            if keys is not None:
+                return self._presume(wanted, keys)
         is_reused = self._pipeline is not None
         try:
             return await self._read(wanted)
@@ -116,8 +153,18 @@ class PostgresStore:
         # The connection had broken while nobody used it. Nothing was written.
         return await self._read(wanted)
 
+    def _presume(self, wanted: Wanted, keys: dict[int, Key]) -> Found:
+        """That all is as this process has left it. What is written tells the server to look."""
+        self._presumed = wanted
+        found = self._found = Found(keys)
+        found.answered = [(hold_id,) for hold_id in wanted.answered]
+        found.ended = [(hold_id, 0) for hold_id in wanted.ended]
+        found.entry_ids = count(-1, -1)
+        return found
+
     async def _read(self, wanted: Wanted) -> Found:
-        found = Found()
+        found = self._found = Found()
+        found.entry_ids = count(-1, -1)  # stand-ins: changes_postgres.py
         pipeline = await self._connect()
         with self._translated(pipeline):
             if self._is_read_only:
@@ -152,8 +199,7 @@ class PostgresStore:
         if looked_at is not None:
             found.looked_at = rows[looked_at]
         if ended is not None:
-            found.ended = [row[:-1] for row in rows[ended]]
-            found.entry_ids = iter([row[-1] for row in rows[ended]])
+            found.ended = rows[ended]
         if records is not None:
             found.records = rows[records]
 
@@ -177,26 +223,53 @@ class PostgresStore:
     async def commit(self) -> None:
         if self._is_read_only:
             return
-        pipeline = self._connected()
+        pipeline, presumed, changes = self._connected(), self._presumed, self._changes
         try:
             with self._translated(pipeline):
-                add_changes(pipeline, self._table, self._changes)
+                if presumed is not None:
+                    self._add_presumptions(pipeline, presumed)
+                keys = add_changes(pipeline, self._table, changes)
                 pipeline.add(_COMMIT)
-                await pipeline.run()
+                rows = await pipeline.run()
+            self._learn(changes.keys, () if keys is None else rows[keys])
             return
         except DatabaseFailure as failure:
             if failure.kind is not Kind.away or self._pipeline is not None:
                 raise
             lost = failure
         if not await self._find_out():
+            if presumed is not None:  # its connection may have been broken for long: it is for the next try to find out
+                raise DatabaseFailure(Kind.busy, str(lost)) from lost
             raise lost
+
+    def _add_presumptions(self, pipeline: Pipeline, presumed: Wanted) -> None:
+        """All of what is otherwise read, as statements that fail unless they find what was presumed."""
+        keys, statements = self._found.keys, self._statements
+        pipeline.add(_BEGIN)
+        pipeline.add(_SAY_WHICH, str(self._batch), str(self._instance))
+        versions = bigints([key[VERSION] for key in keys.values()])
+        pipeline.add(_LOCK_KNOWN, bigints(list(keys)), versions, str(len(keys)))
+        if presumed.answered:
+            pipeline.add(statements.mark_all_answered, bigints(presumed.answered), str(len(presumed.answered)))
+        if presumed.ended:
+            pipeline.add(statements.end_all, bigints(presumed.ended), str(len(presumed.ended)))
+
+    def _learn(self, changed: dict[int, Key], rows: Sequence[Sequence[Any]]) -> None:
+        """The batch is written: what the rows of its keys are now."""
+        for number, last_entry, version in rows:
+            key = changed[number]
+            key[LAST_ENTRY], key[VERSION] = last_entry, version
+        self._known.learn(self._found.keys.values())
+        if self._presumed is not None:
+            self._known.on_right()
 
     async def rollback(self) -> None:
         pipeline = self._pipeline
         if pipeline is None:
             return
         pipeline.forget()  # what a batch that broke off by a defect of ours has left is not the next one's
-        if self._is_read_only:
+        self._known.forget()  # who decided has changed the rows
+        if self._is_read_only or pipeline.is_idle:
             return
         pipeline.add(_ROLLBACK)
         try:
@@ -254,6 +327,7 @@ class PostgresStore:
 
     def _give_up(self, error: psycopg.Error) -> None:
         pipeline, self._pipeline = self._pipeline, None
+        self._known.forget()
         self._cause = public(error)
         self._retry_at = time.monotonic() + (0 if pipeline is not None else BACKOFF_SECONDS)
         if pipeline is not None:
@@ -266,6 +340,9 @@ class PostgresStore:
         except (psycopg.Error, UnicodeEncodeError) as error:
             is_broken = pipeline.connection.closed
             kind = kind_of_postgres(error, is_broken=is_broken)
+            if self._presumed is not None and CHANGED in str(error):
+                kind = Kind.busy
+                self._known.on_wrong()
             if is_broken and isinstance(error, psycopg.Error):
                 self._give_up(error)
             raise DatabaseFailure(kind, public(error)) from error
@@ -291,7 +368,7 @@ class PostgresStore:
 
 def _keys(how: str) -> tuple[str, str, str]:
     """The keys by their numbers, by their hashes, by either."""
-    select = f"SELECT {KEY_COLUMNS} FROM keys WHERE"
+    select = f"SELECT {KEY_COLUMNS}, {VERSION_COLUMN.format('keys')} FROM keys WHERE"
     by_number, by_hash = "id = ANY($1::bigint[])", "key_hash = ANY(${}::bytea[])"
     return (
         f"{select} {by_number}{how}",

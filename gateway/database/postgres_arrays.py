@@ -14,9 +14,10 @@ KIND_OF_COLUMN = dict.fromkeys(("key_hash", "lookup", "fingerprint", "answer"), 
 
 
 @cache
-def unnest(columns: tuple[str, ...]) -> str:
-    """The rows again, as a table `t` for the FROM of a statement whose values are these columns' arrays."""
-    arrays = ", ".join(f"${at}::{KIND_OF_COLUMN.get(name, 'bigint')}[]" for at, name in enumerate(columns, 1))
+def unnest(columns: tuple[str, ...], first: int = 1) -> str:
+    """The rows again, as a table `t` for the FROM of a statement whose values from $`first` on are these columns'
+    arrays."""
+    arrays = ", ".join(f"${at}::{KIND_OF_COLUMN.get(name, 'bigint')}[]" for at, name in enumerate(columns, first))
     return f"unnest({arrays}) AS t ({', '.join(columns)})"
 
 
