@@ -37,6 +37,8 @@ WAITING_MAX = 20_000
 """Holds that may wait; more are refused at once (every queue has a bound)."""
 GATHER_TURNS_MAX = 8
 """Turns of the event loop that a batch may take to fill."""
+CROWD_MIN = 8
+"""Changes that are enough to be committed in two halves."""
 LOCK_WAIT_MS = 250
 """How long a commit waits for another process's transaction at a time. While it waits, what is in it can't be given up:
 so this is how late a caller may be told that it can't be served."""
@@ -82,6 +84,8 @@ class Journal:
         self._gathered = self._turns = 0
         self._idle: asyncio.Future[None] | None = None
         self._transaction: Transaction | None = None
+        self._is_remote = is_remote
+        self._crowd = 0  # how many were in it, or waited, when the last commit came back
         kind = LoopCommitter if is_remote else ThreadCommitter
         self._committer: Committer = kind(self._commit, loop, self._committed)
         self.on_room: Callable[[], None] = lambda: None  # called when something got through
@@ -222,9 +226,13 @@ class Journal:
 
     def _plan_flush(self, *, is_alone: bool = False) -> None:
         """`is_alone`: somebody waits for this commit, and no other call is under way."""
-        if self._flush_planned or self._committing is not None:
+        if self._committing is not None:
             return
-        if self._is_quiet:
+        if self._is_half():
+            self._flush()
+        elif self._flush_planned:
+            return
+        elif self._is_quiet:
             self._flush(is_alone=is_alone)
         else:
             self._flush_planned = True
@@ -234,14 +242,20 @@ class Journal:
     def _gather(self) -> None:
         """Commit as soon as a turn of the loop brings nothing more to the batch: in a crowd a call shares its commit
         with whoever is ready too. (Who comes alone, as the last one did, does not wait at all: `_plan_flush`.)"""
-        batch = self._waiting
-        size = batch.size
+        if not self._flush_planned:
+            return
+        size = self._waiting.size
         self._turns += 1
         if size == self._gathered or size >= BATCH_MAX or self._turns >= GATHER_TURNS_MAX:
             self._flush()
         else:
             self._gathered = size
             self._loop.call_soon(self._gather)
+
+    def _is_half(self) -> bool:
+        """Whether half of a crowd waits for a server. It need not wait for the other half: one is served while the
+        other's commit is under way. (All in one commit, nobody is served meanwhile.)"""
+        return self._is_remote and CROWD_MIN <= self._crowd <= 2 * self._waiting.size
 
     def _flush(self, *, is_alone: bool = False) -> None:
         self._flush_planned = False
@@ -294,8 +308,12 @@ class Journal:
         self._committing = None
         self._pace.end(self._committer.waited_seconds, failed=failure is not None)
         if failure is None:
+            self._crowd = batch.size + self._waiting.size
+            if self._is_half():
+                self._flush()  # first, so that the server works while the others are served
             self._succeeded(batch)
         else:
+            self._crowd = 0
             self._failed(batch, failure)
         self._set_deadline()
         self.on_room()
