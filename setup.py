@@ -18,8 +18,8 @@ from pathlib import Path
 COMPILED = {
     "gateway": ("deadlines", "quota"),
     "gateway/credits": (
-        *("admission", "batch", "changes_postgres", "claims", "committer", "journal", "known_keys", "pending"),
-        *("provider", "store", "store_postgres", "store_sqlite", "taking"),
+        *("admission", "batch", "changes_postgres", "claims", "committer", "crowd", "journal", "known_keys"),
+        *("pending", "provider", "store", "store_postgres", "store_sqlite", "taking"),
     ),
     "gateway/credits/unkey": (
         *("breaker", "holds", "known_verdicts", "spending", "strict_json", "transaction", "user_ids"),

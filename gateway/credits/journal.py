@@ -22,8 +22,9 @@ from typing import Any
 from gateway.credits.batch import End, Take, Transaction
 from gateway.credits.claims import Claim
 from gateway.credits.committer import Committer, LoopCommitter, ThreadCommitter
+from gateway.credits.crowd import Crowd
 from gateway.credits.pace import Pace
-from gateway.credits.pending import Batch, oldest
+from gateway.credits.pending import Batch, oldest, suspect
 from gateway.credits.provider import Hold, Policy
 from gateway.database.failure import Kind, kind_of
 from gateway.deadlines import NEVER, Deadlines
@@ -37,8 +38,6 @@ WAITING_MAX = 20_000
 """Holds that may wait; more are refused at once (every queue has a bound)."""
 GATHER_TURNS_MAX = 8
 """Turns of the event loop that a batch may take to fill."""
-CROWD_MIN = 8
-"""Changes that are enough to be committed in two halves."""
 LOCK_WAIT_MS = 250
 """How long a commit waits for another process's transaction at a time. While it waits, what is in it can't be given up:
 so this is how late a caller may be told that it can't be served."""
@@ -84,10 +83,10 @@ class Journal:
         self._gathered = self._turns = 0
         self._idle: asyncio.Future[None] | None = None
         self._transaction: Transaction | None = None
-        self._is_remote = is_remote
-        self._crowd = 0  # how many were in it, or waited, when the last commit came back
+        self._crowd = Crowd(is_remote=is_remote)
         kind = LoopCommitter if is_remote else ThreadCommitter
         self._committer: Committer = kind(self._commit, loop, self._committed)
+        self.go_on = self._committer.go_on  # for the store, when the server has answered
         self.on_room: Callable[[], None] = lambda: None  # called when something got through
         self.holds_open = 0
         self._pace = Pace()
@@ -171,11 +170,9 @@ class Journal:
             logger.warning("the database does not take %d changes; recovery will end their holds", self.pending)
         has_ended = await self._committer.stop(JOIN_SECONDS)
         self._deadlines.unwatch(self)
-        if not has_ended:
-            return False
-        if self._transaction is not None:
+        if has_ended and self._transaction is not None:
             self._transaction.close()
-        return True
+        return has_ended
 
     def on_deadline(self, now: float) -> None:
         """Tell those whose own time has come; what they asked for is undone when it is known.
@@ -228,7 +225,7 @@ class Journal:
         """`is_alone`: somebody waits for this commit, and no other call is under way."""
         if self._committing is not None:
             return
-        if self._is_half():
+        if self._crowd.is_half(self._waiting.size):
             self._flush()
         elif self._flush_planned:
             return
@@ -251,11 +248,6 @@ class Journal:
         else:
             self._gathered = size
             self._loop.call_soon(self._gather)
-
-    def _is_half(self) -> bool:
-        """Whether half of a crowd waits for a server. It need not wait for the other half: one is served while the
-        other's commit is under way. (All in one commit, nobody is served meanwhile.)"""
-        return self._is_remote and CROWD_MIN <= self._crowd <= 2 * self._waiting.size
 
     def _flush(self, *, is_alone: bool = False) -> None:
         self._flush_planned = False
@@ -281,10 +273,7 @@ class Journal:
         batch = self._waiting
         if not (batch.takes or batch.ends):
             return None
-        self._waiting = rest = Batch()
-        if len(batch.takes) > BATCH_MAX or len(batch.ends) > BATCH_MAX:
-            rest.takes, batch.takes = batch.takes[BATCH_MAX:], batch.takes[:BATCH_MAX]
-            rest.ends, batch.ends = batch.ends[BATCH_MAX:], batch.ends[:BATCH_MAX]
+        self._waiting = batch.cut(BATCH_MAX)
         batch.takes = [take for take in batch.takes if not take.future.done()]
         return batch if batch.size else self._next_batch()
 
@@ -293,10 +282,6 @@ class Journal:
         if self._committing is not None:
             self._committing.is_unsure = True
             self._set_deadline()  # it had none if no hold is in it: who ended one would wait for as long as it takes
-
-    def go_on(self) -> None:
-        """The store's word that the server has answered."""
-        self._committer.go_on()
 
     def _commit(self, batch: Batch) -> Coroutine[Any, Any, None]:
         if self._transaction is None:
@@ -308,12 +293,12 @@ class Journal:
         self._committing = None
         self._pace.end(self._committer.waited_seconds, failed=failure is not None)
         if failure is None:
-            self._crowd = batch.size + self._waiting.size
-            if self._is_half():
+            self._crowd.on_commit(batch.size, self._waiting.size)
+            if self._crowd.is_half(self._waiting.size):
                 self._flush()  # first, so that the server works while the others are served
             self._succeeded(batch)
         else:
-            self._crowd = 0
+            self._crowd.on_failure()
             self._failed(batch, failure)
         self._set_deadline()
         self.on_room()
@@ -370,8 +355,7 @@ class Journal:
             if batch.is_suspect:
                 self._suspects.appendleft(batch)
             else:
-                self._waiting.takes[:0] = batch.takes
-                self._waiting.ends[:0] = batch.ends
+                self._waiting.put_first(batch)
             self._give_up_waiting(self._loop.time())
             return
         if kind is Kind.refused:
@@ -398,10 +382,7 @@ class Journal:
             self._loop.call_later(delay, self._try_again, end)
 
     def _try_again(self, end: End) -> None:
-        alone = Batch()
-        alone.ends.append(end)
-        alone.is_suspect = True
-        self._suspects.append(alone)
+        self._suspects.append(suspect(ends=[end]))
         self._plan_flush()
 
     def _refuse(self, takes: list[Take], cause: str) -> None:
@@ -412,11 +393,8 @@ class Journal:
             self._on_failure(cause)
 
     def _set_deadline(self) -> None:
-        since = min(oldest(self._waiting.takes), oldest(self._waiting.ends))
-        if self._committing is not None:
-            since = min(since, oldest(self._committing.takes))
-            if self._committing.is_unsure:
-                since = min(since, oldest(self._committing.ends))
-        for batch in self._suspects:
-            since = min(since, oldest(batch.takes), oldest(batch.ends))
+        since = min(batch.since for batch in (self._waiting, *self._suspects))
+        running = self._committing
+        if running is not None:
+            since = min(since, running.since if running.is_unsure else oldest(running.takes))
         self.deadline = since + self._timeout_seconds

@@ -24,19 +24,39 @@ class Batch:
         return len(self.takes) + len(self.ends)
 
     @property
+    def since(self) -> float:
+        """As `oldest`, of all that is in it."""
+        return min(oldest(self.takes), oldest(self.ends))
+
+    @property
     def is_read_only(self) -> bool:
         return is_read_only(self.takes, self.ends)
 
+    def cut(self, size_max: int) -> Batch:
+        """Keep so many of each kind; the rest as a batch."""
+        rest = Batch()
+        if len(self.takes) > size_max or len(self.ends) > size_max:
+            rest.takes, self.takes = self.takes[size_max:], self.takes[:size_max]
+            rest.ends, self.ends = self.ends[size_max:], self.ends[:size_max]
+        return rest
+
+    def put_first(self, batch: Batch) -> None:
+        """In front of what is here, for it came before."""
+        self.takes[:0] = batch.takes
+        self.ends[:0] = batch.ends
+
     def apart(self) -> list[Batch]:
         """A batch for each of its items, any of which may be at fault."""
-        alone = [Batch() for _ in range(self.size)]
-        for batch in alone:
-            batch.is_suspect = True
-        for batch, take in zip(alone, self.takes, strict=False):
-            batch.takes.append(take)
-        for batch, end in zip(alone[len(self.takes) :], self.ends, strict=True):
-            batch.ends.append(end)
-        return alone
+        return [*(suspect(takes=[take]) for take in self.takes), *(suspect(ends=[end]) for end in self.ends)]
+
+
+def suspect(takes: Sequence[Take] = (), ends: Sequence[End] = ()) -> Batch:
+    """A batch of what may be at fault, which is tried alone."""
+    batch = Batch()
+    batch.takes += takes
+    batch.ends += ends
+    batch.is_suspect = True
+    return batch
 
 
 def oldest(items: Sequence[Take | End]) -> float:

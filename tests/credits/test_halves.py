@@ -7,7 +7,8 @@ import contextlib
 
 import pytest
 
-from gateway.credits.journal import CROWD_MIN, RETRY_SECONDS, Journal
+from gateway.credits.crowd import CROWD_MIN, Crowd
+from gateway.credits.journal import RETRY_SECONDS, Journal
 from gateway.credits.provider import NO_POLICY
 from gateway.database.failure import DatabaseFailure, Kind
 from gateway.deadlines import Deadlines
@@ -19,11 +20,11 @@ pytestmark = pytest.mark.pure
 class Server:
     """Commits that come back when a test says so; the journal in front of them."""
 
-    def __init__(self, *, is_remote=True):
+    def __init__(self):
         self.begun: list[int] = []
         self.answer: asyncio.Future[None] | None = None
         loop = asyncio.get_running_loop()
-        self.journal = Journal(lambda: self, loop, Deadlines(loop), timeout_seconds=60, is_remote=is_remote)
+        self.journal = Journal(lambda: self, loop, Deadlines(loop), timeout_seconds=60, is_remote=True)
         self.journal.open()
 
     def wait_for_lock(self, milliseconds):
@@ -57,8 +58,8 @@ class Server:
 
 
 @contextlib.asynccontextmanager
-async def server(**settings):
-    server = Server(**settings)
+async def server():
+    server = Server()
     yield server
     while server.journal.pending:
         if server.answer is not None and not server.answer.done():
@@ -139,14 +140,8 @@ def test_after_a_commit_that_failed_a_crowd_waits_for_the_pause_as_everybody_doe
 
 
 @pytest.mark.parametrize("is_remote", [True, False])
-def test_where_commits_wait_for_nobody_there_are_no_halves(run, is_remote):
-    async def main():
-        async with server(is_remote=is_remote) as it:
-            journal = it.journal
-            journal._crowd = 32
-            journal._flush_planned = True  # nobody looks meanwhile
-            journal._waiting.takes += [None] * 16
-            assert journal._is_half() == is_remote
-            journal._waiting.takes.clear()
-
-    run(main())
+def test_where_commits_wait_for_nobody_there_are_no_halves(is_remote):
+    crowd = Crowd(is_remote=is_remote)
+    crowd.on_commit(16, 16)
+    assert crowd.is_half(16) == is_remote
+    assert not crowd.is_half(15)
