@@ -95,6 +95,7 @@ class ThreadCommitter:
         await self._loop.run_in_executor(None, self._worker.join, seconds)
         if self._worker.is_alive():
             return False
+        self._is_quick = False
         os.close(self._done_reader)
         os.close(self._done_writer)
         return True
@@ -163,8 +164,10 @@ class LoopCommitter:
         await asyncio.wait({self._ended}, timeout=seconds)
         if self._ended.done():
             return True
-        steps, self._steps, self._awaited = self._steps, None, None
+        steps, awaited, self._steps, self._awaited = self._steps, self._awaited, None, None
         steps.close()
+        if awaited is not None:
+            awaited.cancel()
         return False
 
     def _step(self) -> None:

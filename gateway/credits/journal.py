@@ -291,7 +291,8 @@ class Journal:
 
     def _committed(self, batch: Batch, failure: Exception | None) -> None:
         self._committing = None
-        self._pace.end(self._committer.waited_seconds, failed=failure is not None)
+        kind = None if failure is None else kind_of(failure)
+        self._pace.end(self._committer.waited_seconds, failed=kind not in (None, Kind.stale))
         if failure is None:
             self._crowd.on_commit(batch.size, self._waiting.size)
             if self._crowd.is_half(self._waiting.size):
@@ -299,7 +300,7 @@ class Journal:
             self._succeeded(batch)
         else:
             self._crowd.on_failure()
-            self._failed(batch, failure)
+            self._failed(batch, failure, kind)
         self._set_deadline()
         self.on_room()
         if self.pending:
@@ -347,11 +348,11 @@ class Journal:
             # The caller left, or was told 503, while its hold was being written.
             self.finish(End(None, hold, 0, "abandoned", self._loop.time()))
 
-    def _failed(self, batch: Batch, failure: Exception) -> None:
+    def _failed(self, batch: Batch, failure: Exception, kind: Kind | None) -> None:
         cause = f"{type(failure).__name__}: {failure}"
-        kind = kind_of(failure)
-        if kind is Kind.busy:
+        if kind in (Kind.busy, Kind.stale):
             # Another process is at it. Those who wait go on waiting, each till its own deadline.
+            batch.is_unsure = False
             if batch.is_suspect:
                 self._suspects.appendleft(batch)
             else:
@@ -377,9 +378,8 @@ class Journal:
             self._give_up(end)
             if not end.attempts:
                 logger.error("hold %d can't be ended and is tried again later: %s", end.hold.id, cause)
-            delay = min(QUARANTINE_SECONDS_MAX, 2.0**end.attempts)
+            self._loop.call_later(min(QUARANTINE_SECONDS_MAX, 2.0**end.attempts), self._try_again, end)
             end.attempts += 1
-            self._loop.call_later(delay, self._try_again, end)
 
     def _try_again(self, end: End) -> None:
         self._suspects.append(suspect(ends=[end]))

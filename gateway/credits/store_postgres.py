@@ -11,7 +11,8 @@ nothing has happened, all that is known is forgotten, and the journal's next try
 The event loop awaits the answers (pipeline.py). What could block it, connecting, is done in a thread.
 
 Which batch it is, is a counter in the row of this process's instance. It tells what became of a commit whose answer was
-lost: whoever asks waits for the row, and so for the end of that transaction, and finds the number or does not. (What
+lost. Whoever asks writes the next number there if the batch's is not: so it waits for the end of that transaction, if
+it has begun, and if the server has yet to read it, it will fail, for it must find an older number than its own. (What
 PostgreSQL has for that, pg_xact_status, can lie: after a crash the number of a transaction that was never written is
 given to another.)
 """
@@ -61,7 +62,8 @@ _BEGIN = "BEGIN"
 _COMMIT = "COMMIT"
 _ROLLBACK = "ROLLBACK"
 _SAY_WHICH = "UPDATE instances SET batch = $1 WHERE id = $2"
-_FIND_WHICH = "SELECT batch FROM instances WHERE id = $1 FOR UPDATE"
+_FIND_WHICH = "SELECT batch FROM instances WHERE id = $1"
+_FENCE = "UPDATE instances SET batch = $1::bigint + 1 WHERE id = $2 AND batch < $1::bigint RETURNING id"
 _PLACE = WINDOW_COLUMNS[:3]
 _WINDOWS = (
     f"SELECT {', '.join(f'r.{name}' for name in WINDOW_COLUMNS)} FROM {unnest(_PLACE)} JOIN rate_windows r"
@@ -79,6 +81,9 @@ def _all_of(statement: str) -> str:
     return f"WITH found AS ({statement}) {_if_all('$2')} FROM found"
 
 
+_SAY_WHICH_IN_TIME = (
+    f"WITH said AS (UPDATE instances SET batch = $1 WHERE id = $2 AND batch < $1 RETURNING id) {_if_all('1')} FROM said"
+)
 _LOCK_KNOWN = (
     f"{_if_all('$3')} FROM (SELECT 1 FROM keys k JOIN unnest($1::bigint[], $2::bigint[]) AS t (id, version)"
     f" ON k.id = t.id WHERE {VERSION_COLUMN.format('k')} = t.version ORDER BY k.id FOR UPDATE OF k) found"
@@ -130,6 +135,7 @@ class PostgresStore:
         self._is_read_only = True
         self._changes = Changes()
         self._known = KnownKeys()
+        self._has_use = False  # with Unkey nothing is ever presumed
         self._found = Found()
         self._presumed: Wanted | None = None
 
@@ -140,6 +146,7 @@ class PostgresStore:
 
     async def read(self, wanted: Wanted) -> Found:
         self._presumed = None
+        self._has_use |= wanted.is_plain
         if wanted.is_plain and not self._is_read_only and self._pipeline is not None and self._pipeline.is_idle:
             keys = self._known.find(wanted)
             if keys is not None:
@@ -239,14 +246,14 @@ class PostgresStore:
             lost = failure
         if not await self._find_out():
             if presumed is not None:  # its connection may have been broken for long: it is for the next try to find out
-                raise DatabaseFailure(Kind.busy, str(lost)) from lost
+                raise DatabaseFailure(Kind.stale, str(lost)) from lost
             raise lost
 
     def _add_presumptions(self, pipeline: Pipeline, presumed: Wanted) -> None:
         """All of what is otherwise read, as statements that fail unless they find what was presumed."""
         keys, statements = self._found.keys, self._statements
         pipeline.add(_BEGIN)
-        pipeline.add(_SAY_WHICH, str(self._batch), str(self._instance))
+        pipeline.add(_SAY_WHICH_IN_TIME, str(self._batch), str(self._instance))
         versions = bigints([key[VERSION] for key in keys.values()])
         pipeline.add(_LOCK_KNOWN, bigints(list(keys)), versions, str(len(keys)))
         if presumed.answered:
@@ -259,7 +266,8 @@ class PostgresStore:
         for number, last_entry, version in rows:
             key = changed[number]
             key[LAST_ENTRY], key[VERSION] = last_entry, version
-        self._known.learn(self._found.keys.values())
+        if self._has_use:
+            self._known.learn(self._found.keys.values())
         if self._presumed is not None:
             self._known.on_right()
 
@@ -311,6 +319,7 @@ class PostgresStore:
         except psycopg.Error as error:
             self._give_up(error)
             raise DatabaseFailure(Kind.away, self._cause) from error
+        self._known.forget()  # the server may have another past than the one that gave the numbers
         self._pipeline = pipeline = Pipeline(connection, asyncio.get_running_loop(), self._on_answer)
         return pipeline
 
@@ -341,7 +350,7 @@ class PostgresStore:
             is_broken = pipeline.connection.closed
             kind = kind_of_postgres(error, is_broken=is_broken)
             if self._presumed is not None and CHANGED in str(error):
-                kind = Kind.busy
+                kind = Kind.stale
                 self._known.on_wrong()
             if is_broken and isinstance(error, psycopg.Error):
                 self._give_up(error)
@@ -357,10 +366,14 @@ class PostgresStore:
             try:
                 pipeline = await self._connect()
                 with self._translated(pipeline):
-                    # By itself it is a transaction of its own, so the lock is let go at once.
+                    # The first waits for a transaction that has begun, and stops one that has not.
+                    pipeline.add(_FENCE, str(self._batch), str(self._instance))
                     pipeline.add(_FIND_WHICH, str(self._instance))
-                    (rows,) = await pipeline.run()
-                return rows == [(self._batch,)]
+                    _, rows = await pipeline.run()
+                if rows == [(self._batch,)]:
+                    return True
+                self._batch += 1
+                return False
             except DatabaseFailure:
                 pass
             await asyncio.sleep(ASK_SECONDS)

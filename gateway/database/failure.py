@@ -2,6 +2,7 @@
 
 away      it does not answer, or takes nothing from anybody: try again
 busy      somebody else's transaction is in the way: try again, it will not last
+stale     somebody else's transaction has changed what this one was decided by: try again, and look before
 refused   this transaction is at fault: it will never be taken
 """
 
@@ -16,6 +17,7 @@ class Kind(Enum):
 
     away = "away"
     busy = "busy"
+    stale = "stale"
     refused = "refused"
 
 

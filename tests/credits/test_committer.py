@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import socket
 import threading
 import time
 from collections.abc import Awaitable, Callable
@@ -199,6 +200,43 @@ def test_who_has_a_batch_committed_is_never_told_before_that_call_returns(run):
         assert await committer.stop(0)
 
     run(main())
+
+
+def test_who_comes_when_all_has_ended_touches_nobody_elses_files(run):
+    async def main():
+        committer, told = committing(lambda _: None)
+        committer.commit_at_once(Batch())
+        assert len(told) == 1
+        assert await committer.stop(5)
+        ours, theirs = socket.socketpair()  # most likely with the numbers that the committer's pipe had
+        with ours, theirs:
+            ours.send(b"theirs")
+            theirs.send(b"ours")
+            committer.commit_at_once(Batch())
+            assert (ours.recv(9), theirs.recv(9)) == (b"ours", b"theirs")
+        assert len(told) == 1
+
+    run(main())
+
+
+def test_what_is_broken_off_and_fails_later_is_nothing_to_complain_of(run, caplog):
+    async def main():
+        future = asyncio.get_running_loop().create_future()
+
+        async def wait():
+            await asyncio.shield(future)
+
+        committer, _ = awaiting(wait)
+        committer.commit(Batch())
+        assert not await committer.stop(0.01)
+        assert committer._awaited is None
+        future.set_exception(ValueError("nobody there"))
+        future.exception()
+        await asyncio.sleep(0.01)
+
+    run(main())
+    gc.collect()
+    assert caplog.records == []
 
 
 def test_a_thread_that_has_ended_keeps_no_file_open(run):

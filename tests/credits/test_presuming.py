@@ -8,10 +8,11 @@ import asyncio
 import pytest
 
 from gateway.credits.known_keys import KnownKeys
+from gateway.credits.pace import Pace
 from gateway.credits.provider import Hold, HoldLost, Policy, RateLimit
 from gateway.database.pipeline import Pipeline
 from gateway.errors import InvalidKey, KeyDisabled, OutOfCredits
-from tests.credits.conftest import Ledger
+from tests.credits.conftest import Ledger, until
 
 pytestmark = pytest.mark.pure
 
@@ -161,6 +162,44 @@ def test_a_route_with_a_limit_is_read_and_not_presumed(ledger, run):
         policy = Policy(rate_limit=RateLimit(5, 60_000))
         await provider.release(await provider.hold(secret, 1, "/x", "r", policy), "test")
         assert ledger.sent() == ["BEGIN…SELECT", "SELECT…SELECT", "INSERT…COMMIT", *ONE]
+
+    scene(ledger, run, story)
+
+
+def test_what_is_known_does_not_outlive_its_connection(ledger, run):
+    """The next one may lead to a server with another past, restored or promoted, which gives the same versions to other
+    rows."""
+
+    async def story(provider, secret, key):
+        another, _ = await provider.create("u", credits=10)
+        await provider.settle(await provider.hold(another.encode(), 1, "/x", "another"), 1)
+        store = provider.journal._transaction._store
+        before = store._pipeline
+        ledger.rows("SELECT pg_terminate_backend(?)", before._libpq.backend_pid)
+        await until(lambda: not before.is_idle)
+        ledger.sent()
+        await provider.settle(await provider.hold(secret, 1, "/x", "r"), 1)
+        assert ledger.sent() == ["BEGIN…SELECT", "INSERT…COMMIT", *ONE]
+        assert [row[1] for row in store._known._rows.values()] == [key.key_id]
+
+    scene(ledger, run, story)
+
+
+def test_with_a_presumption_that_was_wrong_the_journal_does_not_stand_still(ledger, run):
+    async def story(provider, secret, key):
+        stalled = []
+        end = Pace.end
+
+        def watch(pace, *args, **words):
+            end(pace, *args, **words)
+            stalled.append(provider.journal.is_stalled)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Pace, "end", watch)
+            ledger.rows("UPDATE keys SET enabled = enabled")
+            await provider.release(await provider.hold(secret, 1, "/x", "r"), "test")
+        assert ledger.wrong == 1
+        assert stalled == [False, False, False]
 
     scene(ledger, run, story)
 
