@@ -9,6 +9,7 @@ import pytest
 
 from gateway.credits.crowd import CROWD_MIN, Crowd
 from gateway.credits.journal import RETRY_SECONDS, Journal
+from gateway.credits.pending import suspect
 from gateway.credits.provider import NO_POLICY
 from gateway.database.failure import DatabaseFailure, Kind
 from gateway.deadlines import Deadlines
@@ -135,6 +136,18 @@ def test_after_a_commit_that_failed_a_crowd_waits_for_the_pause_as_everybody_doe
             assert it.begun == [1, 32]
             await until(lambda: it.begun == [1, 32, 64])
             assert loop.time() - began >= RETRY_SECONDS * 0.9
+
+    run(main())
+
+
+def test_what_is_tried_again_is_sure_once_more(run):
+    async def main():
+        async with server() as it:
+            batch = suspect()
+            batch.is_unsure = True
+            it.journal._failed(batch, DatabaseFailure(Kind.stale, "changed"), Kind.stale)
+            assert it.journal._suspects.pop() is batch
+            assert not batch.is_unsure
 
     run(main())
 

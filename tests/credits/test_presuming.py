@@ -7,11 +7,13 @@ import asyncio
 
 import pytest
 
+from gateway.credits import store_postgres
+from gateway.credits.batch import End, is_plain
 from gateway.credits.known_keys import KnownKeys
 from gateway.credits.pace import Pace
 from gateway.credits.provider import Hold, HoldLost, Policy, RateLimit
 from gateway.database.pipeline import Pipeline
-from gateway.errors import InvalidKey, KeyDisabled, OutOfCredits
+from gateway.errors import CreditsUnavailable, InvalidKey, KeyDisabled, OutOfCredits
 from tests.credits.conftest import Ledger, until
 
 pytestmark = pytest.mark.pure
@@ -164,6 +166,26 @@ def test_a_route_with_a_limit_is_read_and_not_presumed(ledger, run):
         assert ledger.sent() == ["BEGIN…SELECT", "SELECT…SELECT", "INSERT…COMMIT", *ONE]
 
     scene(ledger, run, story)
+
+
+def test_what_a_batch_that_broke_off_would_have_made_of_its_keys_is_forgotten(ledger, run):
+    async def story(provider, secret, key):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(store_postgres, "add_changes", lambda *_: 1 / 0)
+            with pytest.raises(CreditsUnavailable):
+                await provider.hold(secret, 4, "/x", "r1")
+        hold = await provider.hold(secret, 1, "/x", "r2")
+        assert hold.available == 8
+        await provider.settle(hold, 1)
+
+    scene(ledger, run, story)
+
+
+def test_a_hold_of_a_dead_process_is_looked_at_for_it_may_be_answered_meanwhile():
+    hold = Hold(5, 1, "key", "u", 3, 0)
+    ends = [End(None, hold, 3, None, 0.0, is_orphan=is_orphan) for is_orphan in (False, True)]
+    assert is_plain([], ends[:1])
+    assert not is_plain([], ends)
 
 
 def test_what_is_known_does_not_outlive_its_connection(ledger, run):
