@@ -4,9 +4,9 @@
     write holds, entries, keys · COMMIT                                                           ⇄
 
 Or one, where this process knows the rows of all its keys from earlier batches (known_keys.py). Then the batch is
-decided by these, and the same statements are sent at once. Two of them fail unless everything is as it was thought to
-be: the keys' rows are locked and must be of the version that is known, and each hold must have been there. If not,
-nothing has happened, all that is known is forgotten, and the journal's next try is one of two round trips.
+decided by these, and the same statements are sent at once. They fail unless everything is as it was thought to be:
+the keys' rows are locked and must be of the version that is known, each hold must be there, and the batch must not be
+late. If not, nothing has happened, all that is known is forgotten, and the next try is one of two round trips.
 
 The event loop awaits the answers (pipeline.py). What could block it, connecting, is done in a thread.
 
@@ -73,11 +73,12 @@ _CAPS = f"SELECT {', '.join(cap_counts.COLUMNS)} FROM spend_caps WHERE key = ANY
 
 
 def _if_all(count: str) -> str:
+    """It fails unless it counts so many."""
     return f"SELECT CASE WHEN count(*) = {count}::bigint THEN 1 ELSE ('{CHANGED}: ' || count(*))::int END"
 
 
 def _all_of(statement: str) -> str:
-    """The same, failing unless it finds $2 rows."""
+    """The same, but it fails unless it finds $2 rows."""
     return f"WITH found AS ({statement}) {_if_all('$2')} FROM found"
 
 
@@ -100,8 +101,8 @@ class _Statements:
         self.look_at = f"SELECT {', '.join(table.found)} FROM {table.name} WHERE {IS_ONE}"
         self.end = f"DELETE FROM {table.name} WHERE {IS_ONE} RETURNING {', '.join(table.ended)}"
         self.end_all = _all_of(f"DELETE FROM {table.name} WHERE {IS_ONE} RETURNING id")
-        # Behind that lock too, and each statement sees what is committed when it begins: so of two who claim the same,
-        # the second sees what the first has written.
+        # Behind the lock on the keys, and each statement sees what is committed when it begins: so of two who claim
+        # the same, the second sees what the first has written.
         self.find_records = (
             f"SELECT {', '.join(RECORD)}, EXISTS (SELECT 1 FROM {table.name} h WHERE h.id = a.hold)"
             " FROM answers a WHERE lookup = ANY($1::bytea[])"
