@@ -169,6 +169,7 @@ def start_gateway_unkey(bench: Bench) -> Running:
     """The gateway with Unkey: a verify per call, to the stub, beside the rows of its own."""
     unkey = {"api_id": "api_bench", "root_key": "unkey_bench", "base_url": f"http://127.0.0.1:{bench.stub}"}
     setting = gateway_setting(bench, "gateway-unkey", {"provider": "unkey", "unkey": unkey})
+    migrate(bench, setting)  # it may listen before it has made its tables, and its books are read then
     return _start_gateway(bench, "credit-gateway with Unkey", setting, UNKEY_API_KEY)
 
 
@@ -176,9 +177,13 @@ def start_gateway_postgres(bench: Bench) -> Running:
     """The gateway with its books in PostgreSQL, which shares the load's core."""
     server, url = start_postgres(bench.servers, bench.directory / "postgres", bench.core_load)
     setting = gateway_setting(bench, "gateway-postgres", {"provider": "local"}, url)
-    subprocess.run([*bench.gateway_command, "migrate", "-c", str(setting.config)], check=True, capture_output=True)
+    migrate(bench, setting)
     running = _start_local(bench, "credit-gateway on PostgreSQL", setting)
     return replace(running, servers=(*running.servers, server))
+
+
+def migrate(bench: Bench, setting: Setting) -> None:
+    subprocess.run([*bench.gateway_command, "migrate", "-c", str(setting.config)], check=True, capture_output=True)
 
 
 @dataclass(frozen=True, slots=True)
