@@ -63,7 +63,7 @@ _COMMIT = "COMMIT"
 _ROLLBACK = "ROLLBACK"
 _SAY_WHICH = "UPDATE instances SET batch = $1 WHERE id = $2"
 _FIND_WHICH = "SELECT batch FROM instances WHERE id = $1"
-_FENCE = "UPDATE instances SET batch = $1::bigint + 1 WHERE id = $2 AND batch < $1::bigint RETURNING id"
+_FENCE = "UPDATE instances SET batch = $1::bigint + 1 WHERE id = $2 AND batch < $1::bigint"
 _PLACE = WINDOW_COLUMNS[:3]
 _WINDOWS = (
     f"SELECT {', '.join(f'r.{name}' for name in WINDOW_COLUMNS)} FROM {unnest(_PLACE)} JOIN rate_windows r"
@@ -337,7 +337,6 @@ class PostgresStore:
 
     def _give_up(self, error: psycopg.Error) -> None:
         pipeline, self._pipeline = self._pipeline, None
-        self._known.forget()
         self._cause = public(error)
         self._retry_at = time.monotonic() + (0 if pipeline is not None else BACKOFF_SECONDS)
         if pipeline is not None:

@@ -176,7 +176,7 @@ def test_a_commit_goes_on_in_the_moment_in_which_the_store_says_that_the_answer_
             committer.go_on()  # too late
             assert len(reached) == number + 1
         assert told == [(batch, None)]
-        await asyncio.sleep(0.01)  # the answers' own callbacks come, when all is done
+        await asyncio.sleep(0)  # the answers' own callbacks come, when all is done
         assert told == [(batch, None)]
         assert await committer.stop(0)
 
@@ -232,7 +232,7 @@ def test_what_is_broken_off_and_fails_later_is_nothing_to_complain_of(run, caplo
         assert committer._awaited is None
         future.set_exception(ValueError("nobody there"))
         future.exception()
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0)  # who had awaited it hears of it
 
     run(main())
     gc.collect()

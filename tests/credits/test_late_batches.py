@@ -3,7 +3,6 @@ a caller who was refused."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import signal
@@ -27,6 +26,10 @@ def backend(provider):
     return provider.journal._transaction._store._pipeline._libpq.backend_pid
 
 
+def is_gone(ledger, process):
+    return not ledger.rows("SELECT 1 FROM pg_stat_activity WHERE pid = ?", process)
+
+
 def wake(process):
     with contextlib.suppress(ProcessLookupError):  # it has seen already that its connection is gone
         os.kill(process, signal.SIGCONT)
@@ -46,7 +49,7 @@ def test_a_hold_that_is_read_too_late_is_not_taken(ledger, run):
                 assert backend(provider) != asleep
             finally:
                 wake(asleep)
-            await until(lambda: not ledger.rows("SELECT 1 FROM pg_stat_activity WHERE pid = ?", asleep))
+            await until(lambda: is_gone(ledger, asleep))  # and has read all that was sent to it
             assert ledger.open_holds() == 0
             assert (await provider.balance(key.key_id)).held == 0
         ledger.audit()
@@ -68,7 +71,7 @@ def test_an_end_that_is_read_too_late_is_done_by_the_next_try_and_not_lost(ledge
             async def late(store):
                 is_done = await find_out(store)
                 wake(asleep)
-                await asyncio.sleep(0.3)
+                await until(lambda: is_gone(ledger, asleep))  # and has read all that was sent to it
                 woken.append(is_done)
                 return is_done
 

@@ -402,7 +402,8 @@ def bytewise(data: bytes) -> Script:
 
 
 def early(peer: Peer, seen: Seen) -> bool:
-    """Answers before it has read the body, and does not want the rest."""
+    """Answers when some of the body has come, and does not want the rest."""
+    peer.read_exactly(1)
     peer.send(b"HTTP/1.1 413 No\r\nContent-Length: 2\r\nConnection: close\r\n\r\nno")
     peer.hang()
     return False
