@@ -202,7 +202,9 @@ def test_who_has_a_batch_committed_is_never_told_before_that_call_returns(run):
     run(main())
 
 
-def test_who_comes_when_all_has_ended_touches_nobody_elses_files(run):
+def test_who_comes_when_all_has_ended_touches_nobody_elses_files(run, monkeypatch):
+    monkeypatch.setattr("gateway.credits.committer.PATIENCE_SECONDS", 10.0)
+
     async def main():
         committer, told = committing(lambda _: None)
         committer.commit_at_once(Batch())
