@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import select
 import threading
 from collections.abc import Callable, Coroutine
@@ -28,9 +29,11 @@ Told = Callable[[Batch, Exception | None], None]
 class Committer(Protocol):
     """Commits one batch at a time, and then tells on the loop what that raised.
 
-    `waited_seconds`: how long the last commit waited for a server."""
+    `waited_seconds`: how long the last commit waited for a server. `was_busy`: all the while the loop had something to
+    do, so the server may have answered long before."""
 
     waited_seconds: float
+    was_busy: bool
 
     def start(self) -> None: ...
 
@@ -55,7 +58,7 @@ class ThreadCommitter:
     """
 
     def __init__(self, commit: Commit, loop: asyncio.AbstractEventLoop, told: Told) -> None:
-        self.waited_seconds = 0.0
+        self.waited_seconds, self.was_busy = 0.0, False
         self._commit = commit
         self._loop = loop
         self._told = told
@@ -126,7 +129,7 @@ class LoopCommitter:
     """
 
     def __init__(self, commit: Commit, loop: asyncio.AbstractEventLoop, told: Told) -> None:
-        self.waited_seconds = 0.0
+        self.waited_seconds, self.was_busy = 0.0, False
         self._commit = commit
         self._loop = loop
         self._told = told
@@ -134,7 +137,7 @@ class LoopCommitter:
         self._steps: Coroutine[Any, Any, None] | None = None
         self._awaited: asyncio.Future[Any] | None = None
         self._has_waited = False
-        self._began = 0.0
+        self._began, self._rests_before = 0.0, 0
         self._ended: asyncio.Future[None] | None = None
         self._is_stopped = False
 
@@ -144,7 +147,7 @@ class LoopCommitter:
     def commit(self, batch: Batch) -> None:
         if not self._is_stopped:
             self._batch, self._steps, self._has_waited = batch, self._commit(batch), False
-            self._began = perf_counter()
+            self._began, self._rests_before = perf_counter(), count_rests()
             self._step()
 
     def commit_at_once(self, batch: Batch) -> None:
@@ -196,12 +199,19 @@ class LoopCommitter:
         batch, self._batch, self._steps = self._batch, None, None
         assert batch is not None
         self.waited_seconds = perf_counter() - self._began
+        self.was_busy = count_rests() == self._rests_before
         if self._ended is not None:
             self._ended.set_result(None)
         if self._has_waited:
             self._told(batch, failure)
         else:  # whoever had it committed is not ready to hear of it, and might have the next one fail as soon
             self._loop.call_soon(self._told, batch, failure)
+
+
+def count_rests() -> int:
+    """How often this thread has had nothing to do so far, and let others have the processor. (Its share of the time
+    would not tell: it may have been others who took it.)"""
+    return resource.getrusage(getattr(resource, "RUSAGE_THREAD", resource.RUSAGE_SELF)).ru_nvcsw
 
 
 def finish(work: Coroutine[Any, Any, None]) -> None:

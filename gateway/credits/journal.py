@@ -292,7 +292,8 @@ class Journal:
     def _committed(self, batch: Batch, failure: Exception | None) -> None:
         self._committing = None
         kind = None if failure is None else kind_of(failure)
-        self._pace.end(self._committer.waited_seconds, failed=kind not in (None, Kind.stale))
+        committer = self._committer
+        self._pace.end(committer.waited_seconds, committer.was_busy, failed=kind not in (None, Kind.stale))
         if failure is None:
             self._crowd.on_commit(batch.size, self._waiting.size)
             if self._crowd.is_half(self._waiting.size):
@@ -303,10 +304,7 @@ class Journal:
             self._failed(batch, failure, kind)
         self._set_deadline()
         self.on_room()
-        if self.pending:
-            self._plan_flush()
-        else:
-            self._tell_idle()
+        self._plan_flush() if self.pending else self._tell_idle()
 
     def _tell_idle(self) -> None:
         if self._idle is not None and not self._idle.done():

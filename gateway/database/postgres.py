@@ -48,6 +48,11 @@ TRY_SECONDS = 1.5
 PAUSE_SECONDS = 0.02
 CLOSE_SECONDS = 4.0
 MIGRATE_TIMEOUT_MS = 600_000
+BY_INDEX = {"enable_seqscan": "off", "plan_cache_mode": "force_generic_plan"}
+"""How the journal's statements are planned. Holds come and go, so after a vacuum their table is empty. A plan made then
+reads all of it, and is kept until the next vacuum, whatever has died in it meanwhile: within a minute 4,700 calls/s
+became 1,900, for which the server took 0.29 ms each and not 0.08. And where a plan by index looks dearer than one for
+just these values, each batch would be planned anew, which takes longer than all else about it."""
 
 AWAY = (
     errors.OperatorIntervention,  # 57…: shut down, starting up, cancelled for its length
@@ -95,7 +100,7 @@ class PostgresDatabase(Database):
 
     def connect(self, *, lock_timeout_ms: int) -> PostgresConnection:
         """A plain driver connection, for the journal. Blocks. Raises psycopg.Error."""
-        return connect(self._parameters, lock_timeout_ms)
+        return connect(self._parameters, lock_timeout_ms, STATEMENT_TIMEOUT_MS, **BY_INDEX)
 
     def close(self) -> None:
         if self._worker.close(CLOSE_SECONDS):
@@ -230,13 +235,14 @@ def _engine(parameters: dict[str, Any], statement_timeout_ms: int = STATEMENT_TI
 
 
 def connect(
-    parameters: dict[str, Any], lock_timeout_ms: int, statement_timeout_ms: int = STATEMENT_TIMEOUT_MS
+    parameters: dict[str, Any], lock_timeout_ms: int, statement_timeout_ms: int = STATEMENT_TIMEOUT_MS, **more: str
 ) -> PostgresConnection:
-    """A connection on which each statement commits by itself. Raises psycopg.Error."""
+    """A connection on which each statement commits by itself, with `more` settings. Raises psycopg.Error."""
     settings = {
         "lock_timeout": lock_timeout_ms,
         "statement_timeout": statement_timeout_ms,
         "idle_in_transaction_session_timeout": IDLE_IN_TRANSACTION_MS,
+        **more,
     }
     options = " ".join([parameters.get("options", ""), *(f"-c {name}={value}" for name, value in settings.items())])
     ours = {

@@ -153,6 +153,21 @@ def test_a_commit_that_waits_for_a_server_is_told_with_what_it_raised_and_how_lo
     run(main())
 
 
+@pytest.mark.parametrize("is_busy", [True, False])
+def test_who_is_busy_while_he_waits_for_the_server_does_not_know_how_long_it_took(run, is_busy):
+    async def main():
+        committer, told = awaiting(lambda: asyncio.sleep(0.02))
+        committer.commit(Batch())
+        busy_until = time.monotonic() + 0.05
+        while is_busy and time.monotonic() < busy_until:
+            pass
+        await until(lambda: bool(told))
+        assert committer.was_busy == is_busy
+        assert await committer.stop(5)
+
+    run(main())
+
+
 def test_a_commit_goes_on_in_the_moment_in_which_the_store_says_that_the_answer_is_there(run):
     async def main():
         loop = asyncio.get_running_loop()

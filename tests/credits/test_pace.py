@@ -15,10 +15,13 @@ from tests.credits.conftest import locked, until
 
 
 def pace_of(seconds, commits=100):
-    pace = Pace()
+    return commit(Pace(), seconds, commits=commits)
+
+
+def commit(pace, seconds, *, was_busy=False, commits=1):
     for _ in range(commits):
         pace.begin(1.0)
-        pace.end(seconds, failed=False)
+        pace.end(seconds, was_busy, failed=False)
     return pace
 
 
@@ -41,9 +44,17 @@ def test_there_is_a_bound_however_slow_they_are():
 
 
 def test_one_slow_commit_changes_little():
+    assert commit(pace_of(0.001), 0.003).full_at < 1.5 * FULL_AT_SERVER
+
+
+def test_the_loops_own_time_is_not_taken_for_the_servers_or_it_would_let_in_ever_more():
     pace = pace_of(0.001)
-    pace.end(0.003, failed=False)
-    assert pace.full_at < 1.5 * FULL_AT_SERVER
+    assert commit(pace, 0.02, was_busy=True, commits=100).full_at == FULL_AT_SERVER
+    assert commit(Pace(), 0.02, was_busy=True, commits=100).full_at == FULL_AT
+
+
+def test_a_server_that_has_become_quicker_is_seen_however_busy_the_loop_is():
+    assert commit(pace_of(0.02), 0.001, was_busy=True, commits=100).full_at == FULL_AT_SERVER
 
 
 def test_a_commit_that_fails_or_does_not_end_is_a_stall_until_one_succeeds():
@@ -52,10 +63,10 @@ def test_a_commit_that_fails_or_does_not_end_is_a_stall_until_one_succeeds():
     pace.begin(100.0)
     assert not pace.is_stalled(100.0 + STALL_SECONDS)
     assert pace.is_stalled(100.1 + STALL_SECONDS)
-    pace.end(STALL_SECONDS, failed=True)
+    pace.end(STALL_SECONDS, False, failed=True)
     assert pace.is_stalled(100.0)
     pace.begin(101.0)
-    pace.end(0.001, failed=False)
+    pace.end(0.001, False, failed=False)
     assert not pace.is_stalled(200.0)
 
 
