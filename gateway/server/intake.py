@@ -165,12 +165,19 @@ class Intake:
     def _has_room(self) -> bool:
         """For one more, which is counted."""
         backlog = self.backlog
-        if self._begun + backlog.pending >= backlog.full_at and not backlog.is_stalled:
+        if self._begun + backlog.pending >= self._full_at() and not backlog.is_stalled:
             return False
         if not self._begun:
             self._loop.call_soon(self._begin_anew)
         self._begun += 1
         return True
+
+    def _full_at(self) -> int:
+        """How many may wait for the journal. Of the newest half as many: there are ever more of them, and whoever is
+        served has to wait for all whom he came with. (By 24 together they took 2.9 x as long as a call does otherwise,
+        by 12 1.7 x and by 8 1.3 x. As many are served by 12 as by 24, by 8 hardly fewer, by 6 a fifth fewer.)"""
+        full_at = self.backlog.full_at
+        return full_at // 2 if self._is_newest_first else full_at
 
     def _begin_anew(self) -> None:
         """Those who began in the last turn wait for the journal by now, and count there."""
@@ -193,7 +200,7 @@ class Intake:
             elif condemned:
                 self._loop.call_soon(self._look)
             else:
-                self._is_looking = self.is_overloaded = False
+                self._is_looking = self.is_overloaded = self._is_newest_first = False
 
     def _judge(self, now: float) -> None:
         """Look back on a window of time, and on those before."""
@@ -208,14 +215,16 @@ class Intake:
         elif -self._gone_sum > self.backlog.full_at:
             self._is_growing = True
         is_shrinking = self._gone_sum >= SHRINKING * self._let_in_sum
-        self._is_newest_first = self._is_growing or (self._is_long(len(held)) and not is_shrinking)
         stands = len(held) * self._seconds_sum > self._gone_sum * (WAIT_MAX_SECONDS - waited)
-        burst_seconds = STAND_SECONDS if now > self._wary_until else WARY_STAND_SECONDS
-        # Whoever is refused and asks again at once comes and is never let in, so it would go on for ever by itself.
-        goes_on = self.is_overloaded and self._is_long(self.waiting)
-        self.is_overloaded = stands and (waited > burst_seconds or goes_on)
+        # Whoever is refused and asks again at once comes and is never let in: if a short queue that stays as it is were
+        # an overload, because it follows one, it would go on for ever by itself.
+        is_long = self._is_long(self.waiting)
+        returns = now <= self._wary_until and waited > WARY_STAND_SECONDS and (is_long or self._is_growing)
+        self.is_overloaded = stands and (waited > STAND_SECONDS or returns or (self.is_overloaded and is_long))
         if self.is_overloaded:
             self._wary_until = now + WARY_SECONDS
+        is_late = self._is_long(len(held)) and not is_shrinking
+        self._is_newest_first = self.is_overloaded or self._is_growing or is_late
         self._window_began = now
         self._gone_before = gone
         self._came = self._let_in = 0
@@ -235,9 +244,9 @@ class Intake:
     def _admit_held(self) -> None:
         """Let in as many as there is room for, but not all at once: who begins together comes back together, and
         meanwhile there is room for nobody."""
-        held, together_max = self._held, self.backlog.full_at * 3 // 4
+        held, together_max = self._held, self._full_at() * 3 // 4
         while held and self._begun < together_max:
-            end = -1 if self.is_overloaded or self._is_newest_first else 0
+            end = -1 if self._is_newest_first else 0
             caller = held[end][1]
             if caller.leaving:
                 del held[end]

@@ -53,6 +53,7 @@ class Process:
         self.gathered = []
         self.committing = []
         self.waits = []
+        self.begun = 0
         self._is_planned = False
         self._order = count()
         self._plans = []
@@ -84,9 +85,11 @@ class Process:
 
     def begin(self, caller):
         self.running.append(caller)
+        self.begun += 1
         self.call_soon(lambda: self._take(caller))
 
     def _take(self, caller):
+        self.begun -= 1
         self.gathered.append(caller)
         self._plan_commit()
 
@@ -118,7 +121,7 @@ class Process:
 
 
 class Caller:
-    """One request. `entered`, `refused`: when, after it came."""
+    """One request. `entered`, `refused`: when, after it came. `others`: how many were in the journal by then."""
 
     leaving = False
 
@@ -134,6 +137,7 @@ class Caller:
 
     def on_admitted(self):
         self.entered = self.process.now - self.came
+        self.others = self.process.pending + self.process.begun
         self.process.waits.append(self.entered)
         self.process.begin(self)
 
@@ -162,6 +166,11 @@ def come(process, rate, seconds):
         callers.append(Caller(process))
         process.run_until(began + (n + 1) / rate)
     return callers
+
+
+def crowd_of(process, size):
+    """All at once."""
+    return [Caller(process) for _ in range(size)]
 
 
 def come_over(process, connections, rate, seconds):
@@ -262,7 +271,7 @@ def test_who_waits_is_let_in_as_soon_as_the_journal_has_room(process, monkeypatc
 def test_not_all_of_those_there_is_room_for_begin_together(process):
     process.is_paused = True
     crowd = [Caller(process) for _ in range(10 * FULL_AT)]
-    process.run(10.5 * LOOK_SECONDS)
+    process.run(5.5 * LOOK_SECONDS)
     process.committing.clear()
     process.door.on_room()
     process.run(0)
@@ -326,6 +335,15 @@ def test_under_overload_who_is_served_is_served_soon_and_the_rest_is_told(proces
     assert len(entered(callers)) + len(refused(callers)) == len(callers)
 
 
+@pytest.mark.parametrize(("callers", "share"), [(come, 1 / 2), (lambda process, *_: crowd_of(process, 5_000), 1)])
+def test_the_newest_are_let_in_half_as_many_at_a_time_and_a_crowd_in_its_order_as_ever(process, callers, share):
+    found = callers(process, 3 * CAPACITY, 1)
+    process.run_until(1)
+    late = [caller.others for caller in found if caller.entered is not None and caller.came + caller.entered > 0.1]
+    assert len(late) > 0.85 * CAPACITY
+    assert max(late) == FULL_AT * share - 1
+
+
 def test_a_door_at_which_every_connection_waits_is_an_overload_too(process):
     callers = ask_on_and_on(process, CAPACITY, 10)
     served, told = entered(callers), refused(callers)
@@ -343,7 +361,7 @@ def test_after_an_overload_nobody_is_served_late_and_who_comes_then_is_served_at
     assert entered(come(process, CAPACITY * 0.9, 1))[-1] == 0
 
 
-@pytest.mark.parametrize("connections", [100, 150])
+@pytest.mark.parametrize("connections", [100, 150, 200, 250])
 def test_an_overload_ends_with_those_who_brought_it_though_others_ask_again_at_once(process, connections):
     process.seconds_per_refusal = REFUSAL_SECONDS
     callers = ask_on_and_on(process, connections, 10, lambda: come(process, 3 * CAPACITY, 1))
