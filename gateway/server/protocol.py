@@ -130,7 +130,7 @@ class HttpProtocol(Connection):
             return
         listener = self.listener
         admitted = admitted or listener.intake.admits()
-        if not admitted and is_plain(data, end, listener.always):
+        if not admitted and not start and is_plain(data, end, listener.always):
             self._turn_away(data, len(data), to_head=False, keep_alive=True)
             return
         try:

@@ -107,8 +107,9 @@ def test_a_connection_that_held_a_large_request_serves_the_next_after_the_refusa
     assert caller.send(GET).response()[0] == 200
 
 
-def test_the_answer_fits_the_request(full):
-    caller = full.call(GET.replace(b"GET", b"HEAD"))
+@pytest.mark.parametrize("before", [b"", b"\r\n"])
+def test_the_answer_fits_the_request(full, before):
+    caller = full.call(before + GET.replace(b"GET", b"HEAD"))
     assert caller.response("HEAD")[0] == 503
     assert caller.send(GET).response()[0] == 503
     for last in (GET.replace(b"1.1", b"1.0"), GET.replace(b"Host", b"Connection: close\r\nHost")):
