@@ -210,7 +210,8 @@ class LoopCommitter:
 
 def count_rests() -> int:
     """How often this thread has had nothing to do so far, and let others have the processor. (Its share of the time
-    would not tell: it may have been others who took it.)"""
+    would not tell: it may have been others who took it.) It counts too when it waited for the interpreter's lock, which
+    other threads want now and then; where threads are not counted apart, all of theirs."""
     return resource.getrusage(getattr(resource, "RUSAGE_THREAD", resource.RUSAGE_SELF)).ru_nvcsw
 
 

@@ -90,6 +90,7 @@ class Journal:
         self.on_room: Callable[[], None] = lambda: None  # called when something got through
         self.holds_open = 0
         self._pace = Pace()
+        self.full_at = self._pace.full_at  # of those pending, for the door
         self.deadline = NEVER
 
     def open(self) -> None:
@@ -101,11 +102,6 @@ class Journal:
         """Holds and ends not yet committed."""
         running = self._committing
         return self._waiting.size + len(self._suspects) + (running.size if running else 0)
-
-    @property
-    def full_at(self) -> int:
-        """How many of those may wait, to keep it at its best."""
-        return self._pace.full_at
 
     @property
     def is_stalled(self) -> bool:
@@ -304,7 +300,10 @@ class Journal:
             self._failed(batch, failure, kind)
         self._set_deadline()
         self.on_room()
-        self._plan_flush() if self.pending else self._tell_idle()
+        if self.pending:
+            self._plan_flush()
+        else:
+            self._tell_idle()
 
     def _tell_idle(self) -> None:
         if self._idle is not None and not self._idle.done():

@@ -14,18 +14,31 @@ QUICK_SECONDS = 0.001
 STALL_SECONDS = 0.25
 """A commit that takes longer waits for somebody else's: for a lock, for a disk, for a server that is away."""
 SMOOTHING = 1 / 8
+BUSY_COMMITS = 16
+"""After so many for which the loop had no rest, the server does not set the rate."""
+REST_COMMITS = 8
+"""One for which it had a rest counts against so many."""
 
 
 class Pace:
-    """`full_at`: how many changes may wait, to keep the journal at its best."""
-
-    __slots__ = ("_began_at", "_is_failing", "_seconds", "full_at")
+    __slots__ = ("_began_at", "_busy_commits", "_full_at", "_is_failing", "_seconds")
 
     def __init__(self) -> None:
-        self.full_at = FULL_AT
+        self._full_at = FULL_AT
         self._began_at = 0.0
         self._seconds = 0.0
+        self._busy_commits = 0
         self._is_failing = False
+
+    def full_at(self, *, of_newest: bool = False) -> int:
+        """How many changes may wait, to keep the journal at its best.
+
+        While the newest go first, half as many, unless the rate would suffer: that is where a server sets it. There
+        are ever more of them, and whoever is served has to wait for all whom he came with. (By 24 together a call took
+        2.9 x as long as otherwise, by 12 1.7 x and by 8 1.3 x. As many were served by 12 as by 24, by 6 a fifth less.)
+        """
+        has_too_many = of_newest and (not self._seconds or self._busy_commits >= BUSY_COMMITS)
+        return self._full_at // 2 if has_too_many else self._full_at
 
     def begin(self, now: float) -> None:
         """A commit begins."""
@@ -38,10 +51,12 @@ class Pace:
         under overload as otherwise."""
         self._began_at = 0.0
         self._is_failing = failed
+        busy = self._busy_commits + (1 if was_busy else -REST_COMMITS)
+        self._busy_commits = min(max(0, busy), BUSY_COMMITS + REST_COMMITS)
         if not was_busy or waited_seconds < self._seconds:
             self._seconds += (waited_seconds - self._seconds) * SMOOTHING
         if self._seconds:
-            self.full_at = min(FULL_AT_MOST, max(FULL_AT_SERVER, int(FULL_AT_SERVER * self._seconds / QUICK_SECONDS)))
+            self._full_at = min(FULL_AT_MOST, max(FULL_AT_SERVER, int(FULL_AT_SERVER * self._seconds / QUICK_SECONDS)))
 
     def is_stalled(self, now: float) -> bool:
         """Whether changes wait because the database takes nothing."""

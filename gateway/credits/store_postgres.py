@@ -104,7 +104,7 @@ class _Statements:
         # Behind the lock on the keys, and each statement sees what is committed when it begins: so of two who claim
         # the same, the second sees what the first has written.
         self.find_records = (
-            f"SELECT {', '.join(RECORD)}, EXISTS (SELECT 1 FROM {table.name} h WHERE h.id = a.hold)"
+            f"SELECT {', '.join(RECORD)}, (SELECT 1 FROM {table.name} h WHERE h.id = a.hold) IS NOT NULL"
             " FROM answers a WHERE lookup = ANY($1::bytea[])"
         )
 

@@ -91,9 +91,8 @@ class Backlog(Protocol):
     def pending(self) -> int:
         """How many wait."""
 
-    @property
-    def full_at(self) -> int:
-        """How many may wait, to keep it at its best."""
+    def full_at(self, *, of_newest: bool = False) -> int:
+        """How many may wait, to keep it at its best; while the newest go first, so that they are served soon."""
 
     @property
     def is_stalled(self) -> bool:
@@ -104,8 +103,10 @@ class NoBacklog:
     """Nothing waits."""
 
     pending = 0
-    full_at = 48
     is_stalled = False
+
+    def full_at(self, *, of_newest: bool = False) -> int:  # noqa: ARG002 - nobody is late
+        return 48
 
 
 class Intake:
@@ -165,19 +166,12 @@ class Intake:
     def _has_room(self) -> bool:
         """For one more, which is counted."""
         backlog = self.backlog
-        if self._begun + backlog.pending >= self._full_at() and not backlog.is_stalled:
+        if self._begun + backlog.pending >= backlog.full_at(of_newest=self._is_newest_first) and not backlog.is_stalled:
             return False
         if not self._begun:
             self._loop.call_soon(self._begin_anew)
         self._begun += 1
         return True
-
-    def _full_at(self) -> int:
-        """How many may wait for the journal. Of the newest half as many: there are ever more of them, and whoever is
-        served has to wait for all whom he came with. (By 24 together they took 2.9 x as long as a call does otherwise,
-        by 12 1.7 x and by 8 1.3 x. As many are served by 12 as by 24, by 8 hardly fewer, by 6 a fifth fewer.)"""
-        full_at = self.backlog.full_at
-        return full_at // 2 if self._is_newest_first else full_at
 
     def _begin_anew(self) -> None:
         """Those who began in the last turn wait for the journal by now, and count there."""
@@ -212,7 +206,7 @@ class Intake:
         self._seconds_sum = self._seconds_sum * MEMORY + now - self._window_began
         if gone + self._gone_before >= 0:
             self._is_growing = False
-        elif -self._gone_sum > self.backlog.full_at:
+        elif -self._gone_sum > self.backlog.full_at():
             self._is_growing = True
         is_shrinking = self._gone_sum >= SHRINKING * self._let_in_sum
         stands = len(held) * self._seconds_sum > self._gone_sum * (WAIT_MAX_SECONDS - waited)
@@ -244,7 +238,7 @@ class Intake:
     def _admit_held(self) -> None:
         """Let in as many as there is room for, but not all at once: who begins together comes back together, and
         meanwhile there is room for nobody."""
-        held, together_max = self._held, self._full_at() * 3 // 4
+        held, together_max = self._held, self.backlog.full_at(of_newest=self._is_newest_first) * 3 // 4
         while held and self._begun < together_max:
             end = -1 if self._is_newest_first else 0
             caller = held[end][1]

@@ -157,7 +157,7 @@ class HttpProtocol(Connection):
             refuse_unfinished(unparsed[:seen], data)
             refuse_too_long(unparsed, self.listener.limits)
         except GatewayError as error:
-            self._refuse(error, to_head=unparsed.startswith(b"HEAD "))
+            self._refuse(error, to_head=unparsed.startswith((b"HEAD ", b"\r\nHEAD ")))
 
     def _start_exchange(self, head: Head, data: bytes, end: int, *, admitted: bool) -> None:
         method, path, query, http_1_1, headers, framing = head

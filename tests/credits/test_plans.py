@@ -28,20 +28,39 @@ async def call(provider, secret, name, policy=NO_POLICY, claimed=None):
 
 
 def vacuum(ledger):
+    """With keys enough for an index to be worth it, and no calls."""
     with psycopg.connect(ledger.url, autocommit=True) as connection:
+        connection.execute(
+            "INSERT INTO keys (id, key_id, key_hash, start, user_id, name, permissions, balance, held, capped,"
+            " enabled, created_at)"
+            " SELECT 1000000 + g, 'k' || g, sha256(g::text::bytea), '', 'u', '', '', 0, 0, 0, 1, 0"
+            " FROM generate_series(1, 1000) g"
+        )
+        connection.execute(
+            "INSERT INTO spend_caps (key, day_cap, day, day_spent, month, month_spent)"
+            " SELECT id, 1, 0, 0, 0, 0 FROM keys ON CONFLICT DO NOTHING"
+        )
         connection.execute("VACUUM ANALYZE")
 
 
 def plans_of(provider):
-    """Of all that the journal has asked, as its own connection plans it now."""
+    """Of all that the journal has asked, as its own connection plans it now; and how often it made one for values."""
     connection = provider.journal._transaction._store._pipeline.connection
-    asked = [statement for (statement,) in connection.execute("SELECT statement FROM pg_prepared_statements")]
-    answers = {one: connection.pgconn.exec_(f"EXPLAIN (GENERIC_PLAN) {one}".encode()) for one in asked}
-    return {
+    asked = connection.execute("SELECT statement, custom_plans FROM pg_prepared_statements").fetchall()
+    answers = {one: connection.pgconn.exec_(f"EXPLAIN (GENERIC_PLAN) {one}".encode()) for one, _ in asked}
+    plans = {
         one: "\n".join(answer.get_value(row, 0).decode() for row in range(answer.ntuples))
         for one, answer in answers.items()
         if answer.ntuples  # BEGIN and COMMIT have no plan
     }
+    return plans, sum(count for one, count in asked if one in plans)
+
+
+def reads_a_whole_table(plan):
+    """By itself, or by an index, every row of it."""
+    lines = [line.strip() for line in plan.splitlines()] + [""]
+    by_index = [at for at, line in enumerate(lines) if "Index Scan" in line or "Index Only Scan" in line]
+    return "Seq Scan" in plan or any("Index Cond" not in lines[at + 1] for at in by_index)
 
 
 @pytest.mark.parametrize("keeper", TABLES)
@@ -57,13 +76,14 @@ def test_no_table_is_read_as_a_whole_though_it_was_empty_when_it_was_vacuumed(ke
                 await call(provider, secret, f"plain{number}")
                 await call(provider, capped, f"capped{number}")
                 await call(provider, secret, f"limited{number}", LIMITED)
-                await call(provider, secret, f"claimed{number}", claimed=claim(str(number)))
+                await call(provider, secret, f"claimed{number}", claimed=claim(str(number % 2)))
                 await asyncio.gather(*(call(provider, secret, f"{which}{number}") for which in "ab"))
             await until(lambda: not provider.journal.pending)
-            plans = plans_of(provider)
+            plans, custom = plans_of(provider)
             assert {
                 table for table in TABLES[keeper] if any(f" on {table}" in plan for plan in plans.values())
             } == TABLES[keeper]
-            assert [f"{one}\n{plan}" for one, plan in plans.items() if "Seq Scan" in plan] == []
+            assert [f"{one}\n{plan}" for one, plan in plans.items() if reads_a_whole_table(plan)] == []
+            assert custom == 0
 
     run(main())

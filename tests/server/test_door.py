@@ -9,7 +9,7 @@ from itertools import count
 
 import pytest
 
-from gateway.credits.pace import FULL_AT
+from gateway.credits.pace import FULL_AT, FULL_AT_SERVER, QUICK_SECONDS, Pace
 from gateway.server.intake import (
     ALLOWANCE_MAX_SECONDS,
     CROWD_SECONDS,
@@ -39,11 +39,13 @@ ASK_AGAIN_SECONDS = 0.0002
 
 class Process:
     """A loop with a clock, and behind the door a journal that commits what has gathered in one batch, for as long as
-    that takes: a step for each call. Meanwhile the next batch gathers."""
+    that takes: a step for each call, or `server_seconds` if that is longer. Meanwhile the next batch gathers.
+    `never_rests`: it has other things to do while it waits for the server."""
 
     is_stalled = False
-    full_at = FULL_AT
     is_paused = False
+    server_seconds = 0.0
+    never_rests = False
     step = STEP
     seconds_per_refusal = 0.0
 
@@ -57,6 +59,8 @@ class Process:
         self._is_planned = False
         self._order = count()
         self._plans = []
+        self._pace = Pace()
+        self.full_at = self._pace.full_at
         self.door = Intake(self, 100_000, lambda: len(self.running), clock=lambda: self.now)
         self.door.backlog = self
 
@@ -105,12 +109,19 @@ class Process:
     def _commit(self):
         self._is_planned = False
         self.committing, self.gathered = self.gathered, []
-        self.call_later(len(self.committing) * self.step, self._commit_done)
+        self.call_later(self._commit_seconds, self._commit_done)
+
+    @property
+    def _commit_seconds(self):
+        return max(len(self.committing) * self.step, self.server_seconds)
 
     def _commit_done(self):
         if self.is_paused:
             self.call_later(self.step, self._commit_done)
             return
+        if self.server_seconds:
+            seconds = self._commit_seconds
+            self._pace.end(seconds, self.never_rests or seconds > self.server_seconds, failed=False)
         done, self.committing = self.committing, []
         self.running = [caller for caller in self.running if caller not in done]
         self.door.on_room()
@@ -121,7 +132,8 @@ class Process:
 
 
 class Caller:
-    """One request. `entered`, `refused`: when, after it came. `others`: how many were in the journal by then."""
+    """One request. `entered`, `refused`: when, after it came. `others`: how many were in the journal by then.
+    `begun_with`: how many began in one turn with it, itself included, by then."""
 
     leaving = False
 
@@ -138,6 +150,7 @@ class Caller:
     def on_admitted(self):
         self.entered = self.process.now - self.came
         self.others = self.process.pending + self.process.begun
+        self.begun_with = self.process.begun + 1
         self.process.waits.append(self.entered)
         self.process.begin(self)
 
@@ -339,9 +352,37 @@ def test_under_overload_who_is_served_is_served_soon_and_the_rest_is_told(proces
 def test_the_newest_are_let_in_half_as_many_at_a_time_and_a_crowd_in_its_order_as_ever(process, callers, share):
     found = callers(process, 3 * CAPACITY, 1)
     process.run_until(1)
-    late = [caller.others for caller in found if caller.entered is not None and caller.came + caller.entered > 0.1]
+    late = [caller for caller in found if caller.entered is not None and caller.came + caller.entered > 0.1]
     assert len(late) > 0.85 * CAPACITY
-    assert max(late) == FULL_AT * share - 1
+    assert max(caller.others for caller in late) == FULL_AT * share - 1
+    assert max(caller.begun_with for caller in late) == FULL_AT * share * 3 // 4
+
+
+def test_where_a_server_sets_the_rate_as_many_of_the_newest_are_let_in_as_of_others(process):
+    process.server_seconds, process.step = 0.005, 1 / 20_000
+    at_once = FULL_AT_SERVER * process.server_seconds / QUICK_SECONDS / 2
+    capacity = at_once / process.server_seconds
+    come(process, capacity / 4, 1)
+    callers = come(process, 1.2 * capacity, 4)
+    assert len(entered(callers)) > 0.95 * 4 * capacity
+    assert refused(callers)[len(refused(callers)) // 2] < 3 * PATIENCE_SECONDS
+
+
+def test_where_a_server_could_do_more_half_as_many_of_the_newest_are_let_in(process):
+    process.server_seconds = 4 * STEP
+    come(process, CAPACITY / 8, 1)
+    assert process.full_at() == FULL_AT_SERVER
+    process.never_rests = True
+    callers = come(process, 3 * CAPACITY, 2)
+    late = [caller.others for caller in callers if caller.entered is not None and caller.came > 2]
+    assert len(late) > 0.9 * CAPACITY
+    assert sorted(late)[len(late) * 9 // 10] <= FULL_AT_SERVER // 2
+
+
+def test_after_an_overload_as_many_begin_at_once_as_ever(process):
+    come(process, 3 * CAPACITY, 1)
+    process.run(1)
+    assert sum(caller.entered == 0 for caller in crowd_of(process, 1_000)) == FULL_AT
 
 
 def test_a_door_at_which_every_connection_waits_is_an_overload_too(process):
