@@ -21,6 +21,8 @@ REST_COMMITS = 8
 
 
 class Pace:
+    """The commits of late: how fast they were, and what they waited for."""
+
     __slots__ = ("_began_at", "_busy_commits", "_full_at", "_is_failing", "_seconds")
 
     def __init__(self) -> None:

@@ -253,10 +253,12 @@ def test_what_can_not_become_a_head_is_refused_at_once(data, status, segments):
         assert server.app.requests == []
 
 
-def test_a_refused_head_request_gets_no_body():
+@pytest.mark.parametrize("before", [b"", b"\r\n"])
+@pytest.mark.parametrize(("rest", "status"), [(b"\r\n", 400), (b"A: " + b"b" * 20_000, 431)])
+def test_a_refused_head_request_gets_no_body(before, rest, status):
     with serving() as server:
-        caller = server.call(b"HEAD / HTTP/1.1\r\n\r\n")
-        assert caller.response("HEAD")[0] == 400
+        caller = server.call(before + b"HEAD / HTTP/1.1\r\n" + rest)
+        assert caller.response("HEAD")[0] == status
         assert caller.rest() == b""
 
 
