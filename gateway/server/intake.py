@@ -150,7 +150,7 @@ class Intake:
         now = self._clock()
         if not self._is_looking:
             self._is_looking = True
-            self._is_growing = self._is_newest_first = False
+            self._is_growing = False
             self._window_began = now
             self._came = self._let_in = self._gone_before = 0
             self._gone_sum = self._let_in_sum = self._seconds_sum = 0.0

@@ -379,8 +379,9 @@ def test_where_a_server_could_do_more_half_as_many_of_the_newest_are_let_in(proc
     assert sorted(late)[len(late) * 9 // 10] <= FULL_AT_SERVER // 2
 
 
-def test_after_an_overload_as_many_begin_at_once_as_ever(process):
-    come(process, 3 * CAPACITY, 1)
+@pytest.mark.parametrize(("load", "seconds"), [(3, 1), (3, 0.013), (2, 0.02)])
+def test_when_nobody_waits_any_more_as_many_begin_at_once_as_ever(process, load, seconds):
+    come(process, load * CAPACITY, seconds)
     process.run(1)
     assert sum(caller.entered == 0 for caller in crowd_of(process, 1_000)) == FULL_AT
 
